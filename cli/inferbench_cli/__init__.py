@@ -1,0 +1,1 @@
+"""The `inferbench` program: the same benchmarks without a cluster."""
