@@ -19,7 +19,8 @@ IN_CI = os.environ.get("CI") == "true"
 
 # A busy machine makes no test wrong, and CI tries the same examples for everyone: red is about the change.
 settings.register_profile("house", deadline=None, derandomize=IN_CI, print_blob=True)
-settings.load_profile("house")
+settings.register_profile("thorough", settings.get_profile("house"), max_examples=10_000)
+settings.load_profile(os.environ.get("INFERBENCH_HYPOTHESIS", "house"))
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

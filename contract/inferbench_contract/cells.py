@@ -1,0 +1,176 @@
+"""results -> one row per cell: its outcome over all rounds, its numbers, and its speedup over the baseline.
+
+The order of results does not matter; of repeated ones a measured one counts, then the one that finished first.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from inferbench_contract import evidence
+from inferbench_contract.evidence import Estimate
+from inferbench_contract.plan import Plan
+from inferbench_contract.result import CellResult, SweepResult
+from inferbench_contract.words import Cell, Doubt, Outcome, Strategy, Verdict
+
+WORST_FIRST = (
+    Outcome.INACCURATE,
+    Outcome.CRASHED,
+    Outcome.OUT_OF_MEMORY,
+    Outcome.TIMED_OUT,
+    Outcome.FAILED,
+    Outcome.FELL_BACK,
+    Outcome.UNSUPPORTED,
+    Outcome.MEASURED,
+)
+"""A cell is what its worst round was: nobody should ship what crashes in one process of four."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A cell over all its rounds. `outcome` is None while no round has given one."""
+
+    cell: Cell
+    outcome: Outcome | None
+    reason: str
+    rounds: Mapping[int, CellResult]
+    """What each round gave, whatever it was."""
+    may_rank: bool
+    """Whether it may be called best: measured, and accurate or allowed to be inaccurate."""
+    speedup: Estimate | None = None
+    """Baseline's latency over this one's, paired by round; None for the baseline itself."""
+    verdict: Verdict | None = None
+
+    @cached_property
+    def medians(self) -> Mapping[int, float]:
+        """Median latency in nanoseconds of each round that has one."""
+        return {r: float(c.latency_median_ns) for r, c in sorted(self.rounds.items()) if c.latency_median_ns}
+
+    @cached_property
+    def latency(self) -> Estimate | None:
+        """Geometric mean of the round medians, in nanoseconds."""
+        return evidence.geometric_mean(list(self.medians.values()))
+
+    @cached_property
+    def throughput(self) -> Estimate | None:
+        """Geometric mean over rounds of the back-to-back throughput, in thousandths of an input per second."""
+        return evidence.geometric_mean([float(value) for value in self.values("throughput_milli_per_second")])
+
+    @cached_property
+    def doubts(self) -> Mapping[Doubt, int]:
+        """Each doubt with the number of rounds that had it."""
+        counts = Counter(doubt for result in self.rounds.values() for doubt in result.doubts)
+        return {doubt: counts[doubt] for doubt in Doubt if counts[doubt]}
+
+    @property
+    def lasting_doubts(self) -> tuple[Doubt, ...]:
+        """The doubts of at least half of its measured rounds: the ones worth a reader's time."""
+        return tuple(doubt for doubt, count in self.doubts.items() if 2 * count >= len(self.medians))
+
+    @property
+    def samples(self) -> int:
+        """Timed calls of all rounds."""
+        return sum(self.values("samples"))
+
+    def values(self, field: str) -> tuple[int, ...]:
+        """Return one field of every round that has it."""
+        found = (getattr(self.rounds[r], field) for r in sorted(self.rounds))
+        return tuple(value for value in found if value is not None)
+
+
+@dataclass(frozen=True)
+class Table:
+    """All rows of a benchmark in the plan's order, and the strategy that they are compared with."""
+
+    rows: Mapping[Cell, Row]
+    baseline: Strategy
+
+    def at(self, batch_size: int) -> tuple[Row, ...]:
+        """Rows of one batch size."""
+        return tuple(row for row in self.rows.values() if row.cell.batch_size == batch_size)
+
+    @cached_property
+    def batch_sizes(self) -> tuple[int, ...]:
+        """All batch sizes, ascending."""
+        return tuple(sorted({cell.batch_size for cell in self.rows}))
+
+    def medians(self, cell: Cell) -> Mapping[int, float]:
+        """Round medians of a cell in nanoseconds; empty when it has none or did not end as `Measured`."""
+        row = self.rows.get(cell)
+        return row.medians if row is not None and row.may_rank else {}
+
+
+def tabulate(plan: Plan, results: Iterable[SweepResult], baseline: Strategy, *, rank_inaccurate: bool = False) -> Table:
+    """Gather results into rows and compare each with the baseline at its batch size.
+
+    `rank_inaccurate` is `onViolation: Report`: inaccurate cells compete, and say what they are.
+    """
+    found = _by_cell(plan, results)
+    rows = {cell: _row(cell, found[cell], rank_inaccurate=rank_inaccurate) for cell in plan.measurable_cells}
+    rows |= {cell: _unsupported(cell, reason) for cell, reason in plan.unsupported_cells.items()}
+    compared = dict(_compared(Table(rows, baseline)))
+    return Table({cell: compared[cell] for cell in rows}, baseline)
+
+
+def worst(outcomes: Iterable[Outcome]) -> Outcome | None:
+    """Return the outcome that decides for a cell; None of no outcomes."""
+    return min(outcomes, key=WORST_FIRST.index, default=None)
+
+
+def _by_cell(plan: Plan, results: Iterable[SweepResult]) -> Mapping[Cell, Mapping[int, CellResult]]:
+    candidates: dict[tuple[Cell, int], list[tuple[SweepResult, CellResult]]] = defaultdict(list)
+    for result in results:
+        sweep = plan.sweeps[result.sweep]
+        for given in result.cells:
+            candidates[Cell(sweep.strategy, given.batch_size), sweep.round].append((result, given))
+    found: dict[Cell, dict[int, CellResult]] = defaultdict(dict)
+    for (cell, round_), repeated in candidates.items():
+        found[cell][round_] = min(repeated, key=_preference)[1]
+    return found
+
+
+def _preference(candidate: tuple[SweepResult, CellResult]) -> tuple[bool, int, str]:
+    result, cell = candidate
+    return cell.outcome is not Outcome.MEASURED, result.finished_ms or 0, repr(cell)
+
+
+def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool) -> Row:
+    outcome = worst(result.outcome for result in rounds.values())
+    deciding = [result for _, result in sorted(rounds.items()) if result.outcome is outcome]
+    reason = deciding[0].reason if deciding else ""
+    if reason and len(deciding) < len(rounds):
+        reason = f"{reason} (in {len(deciding)} of {len(rounds)} rounds)"
+    may_rank = outcome is Outcome.MEASURED or (rank_inaccurate and outcome is Outcome.INACCURATE)
+    return Row(cell, outcome, reason, dict(sorted(rounds.items())), may_rank)
+
+
+def _unsupported(cell: Cell, reason: str) -> Row:
+    return Row(cell, Outcome.UNSUPPORTED, reason, {}, may_rank=False)
+
+
+def _compared(table: Table) -> Iterator[tuple[Cell, Row]]:
+    for batch_size in table.batch_sizes:
+        rows = table.at(batch_size)
+        against = table.medians(Cell(table.baseline, batch_size))
+        others = [row for row in rows if row.may_rank and row.cell.strategy != table.baseline]
+        speedups = [evidence.paired_ratio(against, row.medians) for row in others]
+        judged = zip(others, speedups, evidence.family_verdicts(speedups), strict=True)
+        yield from ((row.cell, row) for row in rows)
+        yield from ((row.cell, replace(row, speedup=s, verdict=v if s else None)) for row, s, v in judged)
+
+
+def pooled_percentiles(rounds: Iterable[Sequence[int]]) -> tuple[int | None, int | None]:
+    """Return p90 and p99 (nearest rank) of all rounds' calls together, each only with enough calls."""
+    pooled = sorted(value for samples in rounds for value in samples)
+    p90, p99 = (
+        pooled[-(-len(pooled) * percent // 100) - 1] if len(pooled) >= calls else None for percent, calls in MIN_CALLS
+    )
+    return p90, p99
+
+
+MIN_CALLS = ((90, 64), (99, 662))
+"""Calls that a percentile needs, so that with 99 % confidence it is not exceeded more often: MLPerf loadgen's early
+stopping (loadgen/early_stopping.cc). The runner derives both numbers; a test holds the two together."""

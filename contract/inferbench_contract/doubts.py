@@ -1,0 +1,59 @@
+"""What each doubt means and what to do about it, in words for people: the terminal, the report, the documents."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from inferbench_contract.words import Doubt
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """A sentence on what was seen and a sentence on what helps."""
+
+    meaning: str
+    advice: str
+
+
+EXPLANATIONS: Mapping[Doubt, Explanation] = {
+    Doubt.UNSETTLED: Explanation(
+        "The calls had not settled when the warm-up had to end, so the first timed ones may be slower than later ones.",
+        "Raise measurement.warmupMaxSeconds; with calls of more than 0.4 s the default of 8 s is never enough to tell.",
+    ),
+    Doubt.THROTTLED: Explanation(
+        "The processor or the GPU was slowed down while this was measured: a CPU quota ran out, or clocks were lowered "
+        "for heat or power.",
+        "Give the container whole CPUs (requests equal to limits) and as many threads as it has CPUs; let the machine "
+        "cool down, or raise its power limit.",
+    ),
+    Doubt.DRIFTED: Explanation(
+        "The last third of a round's calls took clearly longer or shorter than its first third: the machine changed.",
+        "Look for work that came and went on this machine, heat, or clocks that were still rising; then measure again "
+        "with more rounds.",
+    ),
+    Doubt.NOISY_NEIGHBOUR: Explanation(
+        "Other processes or other virtual machines took more than 5 % of this machine's CPU time meanwhile.",
+        "Stop what else runs here, or take a machine of its own; more rounds help if the neighbours come and go.",
+    ),
+    Doubt.LAUNCH_BOUND: Explanation(
+        "Starting the work took the host more than 80 % of the time the GPU needed for it: this measures the host's "
+        "launches as much as the GPU.",
+        "Try a larger batch, or a backend that launches everything at once (CUDA graphs): torch-compile-max-autotune, "
+        "tensorrt with cudaGraph.",
+    ),
+    Doubt.FEW_SAMPLES: Explanation(
+        "Fewer than 30 calls fitted into this round, so one slow call moves its median.",
+        "Raise measurement.maxSecondsPerCell, or measure fewer large batches.",
+    ),
+    Doubt.ABOVE_ROOFLINE: Explanation(
+        "This is faster than the datasheet lets the device be, so something was not computed or not waited for.",
+        "Do not use this number. Check that the backend returns the outputs and that its calls are waited for.",
+    ),
+}
+
+
+def explain(doubt: Doubt) -> str:
+    """Say what was seen and what to do about it."""
+    explanation = EXPLANATIONS[doubt]
+    return f"{explanation.meaning} {explanation.advice}"

@@ -1,0 +1,203 @@
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from inferbench_contract import plan as plans
+from inferbench_contract import sentences
+from inferbench_contract.evidence import Estimate
+from inferbench_contract.summary import summarize
+from inferbench_contract.words import Outcome
+from tests.results import COMPILED, EAGER, ONNXRUNTIME, ended, results_for, three_backends
+
+WOBBLE = (0.98, 1.02, 1.02, 0.98)
+
+
+def told(eager=None, compiled=None, onnxruntime=None, **spec):
+    """Summarise three strategies at batch size 1, each with a latency in milliseconds for all rounds or for each."""
+    benchmark = three_backends(**spec)
+    plan = plans.expand(benchmark)
+    latencies = {EAGER: eager, COMPILED: compiled, ONNXRUNTIME: onnxruntime}
+
+    def latency_of(strategy, _size, r):
+        latency = latencies[strategy]
+        return latency[r] if isinstance(latency, tuple) else latency
+
+    return summarize(benchmark, plan, results_for(plan, latency_of))
+
+
+def answer(**latencies):
+    (sentence,) = sentences.answers(told(**latencies))
+    return sentence
+
+
+# ---- numbers -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("nanoseconds", "expected"),
+    [
+        (None, "-"),
+        (0.4, "0.40 ns"),
+        (999, "999 ns"),
+        (1_000, "1.00 µs"),
+        (45_123, "45.1 µs"),
+        (999_499, "999 µs"),
+        (999_999, "1.00 ms"),
+        (9_994_000, "9.99 ms"),
+        (9_996_000, "10.0 ms"),
+        (99_960_000, "100 ms"),
+        (1.5e9, "1.50 s"),
+        (12_345e9, "12,345 s"),
+    ],
+)
+def test_a_duration_has_three_digits_in_the_unit_that_suits_it(nanoseconds, expected):
+    assert sentences.duration(nanoseconds) == expected
+
+
+@given(st.floats(1, 1e15))
+def test_a_duration_is_right_to_its_last_digit(nanoseconds):
+    number, unit = sentences.duration(nanoseconds).split()
+
+    written = float(number.replace(",", "")) * dict(sentences.NS_PER_UNIT)[unit]
+    assert written == pytest.approx(nanoseconds, rel=0.0051)
+    assert len(number.replace(",", "").replace(".", "")) == 3 or nanoseconds >= 999.5e9
+
+
+@pytest.mark.parametrize(
+    ("estimate", "expected"),
+    [
+        (None, "-"),
+        (Estimate(45.1e6, None, None, 1), "45.1 ms"),
+        (Estimate(45.1e6, 44e6, 46.2e6, 4), "45.1 ms (44.0 to 46.2)"),
+        (Estimate(1.02e6, 0.95e6, 1.1e6, 4), "1.02 ms (0.95 to 1.10)"),
+    ],
+)
+def test_a_latency_has_its_interval_in_its_own_unit(estimate, expected):
+    assert sentences.latency(estimate) == expected
+
+
+@pytest.mark.parametrize(
+    ("estimate", "expected"),
+    [
+        (None, "-"),
+        (Estimate(1.314, None, None, 1), "1.31x"),
+        (Estimate(1.314, 1.22, 1.41, 4), "1.31x (1.22 to 1.41)"),
+        (Estimate(12.34, 9.2, 101.4, 4), "12.3x (9.20 to 101)"),
+    ],
+)
+def test_a_ratio_has_its_interval(estimate, expected):
+    assert sentences.ratio(estimate) == expected
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.002, "0.2%"), (0.0994, "9.9%"), (0.0996, "10%"), (0.144, "14%"), (1.5, "150%")]
+)
+def test_a_share_has_two_digits(share, expected):
+    assert sentences.percent(share) == expected
+
+
+def test_a_spread_is_the_longer_side_of_the_interval():
+    """From 100 it is 25 % down to 80 and 20 % up to 120, as factors."""
+    assert sentences.spread(Estimate(100, 80, 120, 4)) == "±25%"
+    assert sentences.spread(Estimate(100, None, None, 1)) == ""
+    assert sentences.spread(None) == ""
+
+
+# ---- answers -------------------------------------------------------------------------------------
+
+
+def test_the_fastest_is_said_with_its_lead_over_the_next():
+    assert answer(eager=30, compiled=10, onnxruntime=15) == (
+        "Batch 1: torch-compile/fp32 is fastest, 1.50 times (1.50 to 1.50) as fast as onnxruntime/fp32, the next."
+    )
+
+
+def test_that_they_are_the_same_is_an_answer():
+    assert answer(eager=10.05, compiled=10.02, onnxruntime=10) == (
+        "Batch 1: onnxruntime/fp32 and torch-compile/fp32 are the same: at most 0.2% apart. "
+        "Take torch-eager/fp32, the simplest that cannot be told from the best."
+    )
+
+
+def test_that_they_cannot_be_told_apart_is_an_answer():
+    wobbling = tuple(10 * factor for factor in WOBBLE)
+
+    assert answer(eager=30, compiled=wobbling, onnxruntime=10) == (
+        "Batch 1: torch-compile/fp32 and onnxruntime/fp32 are not distinguishable on this machine: at most 3.8% apart. "
+        "Take torch-compile/fp32, the simplest that cannot be told from the best."
+    )
+
+
+def test_one_alone_is_not_called_the_fastest():
+    assert answer(eager=10) == "Batch 1: only torch-eager/fp32 was measured, at 10.0 ms."
+
+
+def test_one_round_gives_no_verdict():
+    assert answer(eager=30, compiled=10, measurement={"rounds": 1}) == (
+        "Batch 1: torch-compile/fp32 was fastest in the only round, which gives no verdict: measure at least 2 rounds."
+    )
+
+
+def test_who_never_met_is_not_compared():
+    assert answer(eager=(10, 10, None, None), compiled=(None, None, 9, 9)) == (
+        "Batch 1: torch-eager/fp32 and torch-compile/fp32 were not measured in the same round yet, "
+        "which gives no verdict."
+    )
+
+
+def test_every_batch_size_has_a_sentence_in_their_order():
+    found = sentences.answers(told(eager=10, compiled=5, batch_sizes=[32, 1, 8]))
+
+    assert [sentence.split(":")[0] for sentence in found] == ["Batch 1", "Batch 8", "Batch 32"]
+
+
+def test_without_numbers_there_is_no_answer():
+    assert sentences.answers(told()) == ()
+
+
+@pytest.mark.parametrize(
+    ("asked", "latency", "sentence"),
+    [
+        ({}, 10, "Objective (lowest latency at batch 1): torch-eager/fp32@1."),
+        ({"batch_size": 8}, 10, "Objective (lowest latency at batch 8): torch-eager/fp32@8."),
+        ({"metric": "throughput"}, 10, "Objective (highest throughput): torch-eager/fp32@8."),
+        (
+            {"metric": "throughput", "max_latency_microseconds": 5_000},
+            10,
+            "Objective (highest throughput within 5.00 ms a batch): nothing that was measured qualifies.",
+        ),
+        ({}, None, "Objective (lowest latency at batch 1): nothing that was measured qualifies."),
+    ],
+)
+def test_the_objective_is_said_with_what_it_chooses(asked, latency, sentence):
+    assert sentences.objective(told(eager=latency, batch_sizes=[1, 8], objective=asked)) == sentence
+
+
+# ---- expectations --------------------------------------------------------------------------------
+
+FASTER = {"name": "compile-wins", "faster": "torch-compile/fp32", "than": "torch-eager/fp32"}
+
+
+@pytest.mark.parametrize(
+    ("compiled", "sentence"),
+    [
+        (5, "compile-wins: holds, the ratio at batch 1 is 2.00x (2.00 to 2.00)."),
+        (20, "compile-wins: does not hold, the ratio at batch 1 is 0.50x (0.50 to 0.50)."),
+        ((9.8, 10.2, 10.2, 9.8), "compile-wins: undecided, the ratio at batch 1 is 1.00x (0.96 to 1.04)."),
+        (None, "compile-wins: undecided, there is no number for torch-compile/fp32@1."),
+        (ended(Outcome.CRASHED), "compile-wins: undecided, there is no number for torch-compile/fp32@1."),
+    ],
+)
+def test_an_expectation_is_said_with_the_ratio_that_decided(compiled, sentence):
+    (judged,) = told(eager=10, compiled=compiled, expectations=[FASTER]).judged
+
+    statement = "torch-compile/fp32 is faster than torch-eager/fp32"
+    assert sentences.expectation(judged) == f"{sentence} ({statement})"
+
+
+def test_an_expectation_without_a_round_in_common_has_no_ratio():
+    (judged,) = told(eager=(10, 10, None, None), compiled=(None, None, 9, 9), expectations=[FASTER]).judged
+
+    assert sentences.expectation(replace(judged, statement="")).startswith("compile-wins: undecided")
