@@ -1,0 +1,133 @@
+"""The runner program: `sweep` measures one sweep of a plan; `backends` and `environment` tell about this machine.
+
+Exit statuses: 0 every cell has an outcome; 43 the plan or the arguments are wrong; 44 an environment fault;
+143 it was asked to stop (SIGTERM) and delivered what it had.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from inferbench_contract import plan as plans
+from inferbench_contract import result as results
+from inferbench_contract.capabilities import support
+from inferbench_contract.errors import EnvironmentFault, InferbenchError, ResultError
+from inferbench_contract.plan import Plan, Sweep
+from inferbench_contract.result import SweepResult
+from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
+from inferbench_runner import artifacts, backends, environment, lifeline, sinks, sweep
+from inferbench_runner.cell import ENVIRONMENT_FAULT_STATUS
+
+BAD_CONFIGURATION_STATUS = 43
+ASKED_TO_STOP_STATUS = 128 + signal.SIGTERM
+
+
+def main() -> int:
+    """Run the program; errors become one sentence on standard error and their exit status."""
+    lifeline.hold()
+    arguments = _parser().parse_args()
+    try:
+        return int(arguments.run(arguments))
+    except EnvironmentFault as fault:
+        print(fault, file=sys.stderr)
+        return ENVIRONMENT_FAULT_STATUS
+    except sweep.AskedToStop:
+        return ASKED_TO_STOP_STATUS
+    except InferbenchError as error:
+        print(error, file=sys.stderr)
+        return BAD_CONFIGURATION_STATUS
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="inferbench-runner", description=__doc__)
+    commands = parser.add_subparsers(required=True)
+    measure = commands.add_parser("sweep", help="measure one sweep of a plan")
+    measure.add_argument("--plan", type=Path, required=True)
+    measure.add_argument("--index", type=int, required=True)
+    measure.add_argument("--output", type=Path, required=True, help="folder for results/, samples/ and logs/")
+    measure.add_argument("--model-folder", type=Path, required=True, help="what relative paths of the model start from")
+    measure.set_defaults(run=_sweep)
+    tell = commands.add_parser("backends", help="what works on this machine, as JSON")
+    tell.add_argument("--device", type=Device, choices=list(Device), default=Device.CPU)
+    tell.set_defaults(run=_backends)
+    commands.add_parser("environment", help="this machine, as JSON").set_defaults(run=_environment)
+    return parser
+
+
+def _sweep(arguments: argparse.Namespace) -> int:
+    plan = plans.load(arguments.plan.read_text(), str(arguments.plan))
+    if not 0 <= arguments.index < len(plan.sweeps):
+        raise InferbenchError(f"--index is {arguments.index}; the plan has sweeps 0 to {len(plan.sweeps) - 1}")
+    wanted = plan.sweeps[arguments.index]
+    file = arguments.output / "results" / f"{wanted.index}.json"
+
+    def deliver(result: SweepResult) -> None:
+        sinks.write_whole(file, results.encode(result))
+
+    sweep.run(plan, wanted, deliver, _place(arguments), _previous(file, plan, wanted))
+    return 0
+
+
+def _place(arguments: argparse.Namespace) -> sweep.Place:
+    asked = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    return sweep.Place(
+        model_folder=arguments.model_folder.absolute(),
+        cache=artifacts.default_folder(os.environ),
+        samples=arguments.output.absolute() / "samples",
+        logs=arguments.output.absolute() / "logs",
+        tell=_tell,
+        is_asked_to_stop=asked.is_set,
+    )
+
+
+def _tell(said: Mapping[str, Any]) -> None:
+    print(json.dumps(said), flush=True)
+
+
+def _previous(file: Path, plan: Plan, wanted: Sweep) -> SweepResult | None:
+    """Read what an earlier, interrupted run of this sweep delivered; what cannot be read is measured again."""
+    try:
+        return results.decode(file.read_bytes(), plan, wanted).result
+    except (OSError, ResultError):
+        return None
+
+
+def _backends(arguments: argparse.Namespace) -> int:
+    table = [_availability(backend, precision, arguments.device) for backend in Backend for precision in Precision]
+    print(json.dumps(table))
+    return 0
+
+
+def _availability(backend: Backend, precision: Precision, device: Device) -> dict[str, str | None]:
+    strategy = Strategy(backend, precision)
+    return {"strategy": str(strategy), "device": device, "reason": _reason(strategy, device)}
+
+
+def _reason(strategy: Strategy, device: Device) -> str | None:
+    """Say why a strategy does not work on this machine: never, or not with what is installed. None when it does."""
+    never = support(strategy, device, ModelSource.TORCHVISION)
+    module = backends.find(strategy.backend)
+    if never is not None or module is None:
+        return never or "NotImplemented: this version of inferbench has no module for it"
+    try:
+        return module.missing(strategy.precision, device)
+    except EnvironmentFault as fault:
+        return f"EnvironmentFault: {fault}"
+
+
+def _environment(_: argparse.Namespace) -> int:
+    print(json.dumps(environment.describe().as_dict()))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,89 @@
+"""torch.compile, for the two backends that are modes of it.
+
+Shapes are static and each batch size has its process: in one process a second size would get dynamic shapes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import sysconfig
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Final
+
+from inferbench_contract.words import Device
+from inferbench_runner import environment
+from inferbench_runner.backends import Session, _torch
+from inferbench_runner.task import CellTask
+
+LIBRARIES: Final = ("triton",)
+
+COMPLETE: Final = "complete"
+"""File in a cache folder that has been filled by a whole compilation."""
+
+GRAPHED_MODES: Final = ("reduce-overhead", "max-autotune")
+"""On a GPU these replay CUDA graphs."""
+
+
+def missing(device: Device) -> str | None:
+    """Say which package or program is not installed: Inductor compiles C++ for a CPU, Triton C for a GPU."""
+    if (reason := _torch.missing(device)) is not None:
+        return reason
+    variable, usual = ("CXX", "g++") if device is Device.CPU else ("CC", "gcc")
+    compiler = os.environ.get(variable, usual)
+    if shutil.which(compiler) is None:
+        return (
+            f"NotInstalled: torch.compile needs a compiler, and {compiler} is not here. Install it: apt-get install g++"
+        )
+    if not Path(sysconfig.get_path("include"), "Python.h").exists():
+        return "NotInstalled: torch.compile needs Python.h, which is not here. Install it: apt-get install python3-dev"
+    return None
+
+
+def load(task: CellTask, mode: str) -> Session:
+    """Build the model, compile it with one call, and bind the first batch."""
+    folder = _cache_folder(task, mode)
+    notes: dict[str, int | str] = {"compileCache": "warm" if (folder / COMPLETE).exists() else "cold"}
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
+    _torch.set_up(task)
+    inputs = _torch.bound(task)
+    session = _torch.session(task, _compiled(task, mode, inputs), inputs, notes)
+    begin_ns = time.perf_counter_ns()
+    session.enqueue()
+    session.synchronize()
+    notes["compileNanoseconds"] = time.perf_counter_ns() - begin_ns
+    (folder / COMPLETE).touch()
+    return session
+
+
+def _compiled(task: CellTask, mode: str, inputs: Mapping[str, Any]) -> Any:
+    import torch
+    from torch._inductor import config
+
+    config.freezing = bool(task.options.get("freezing", False))
+    if task.device is Device.GPU and mode in GRAPHED_MODES:
+        for tensor in inputs.values():
+            torch._dynamo.mark_static_address(tensor)  # noqa: SLF001 (else each replay copies the inputs first)
+    return torch.compile(_torch.module(task), dynamic=False, fullgraph=False, mode=mode)
+
+
+def _cache_folder(task: CellTask, mode: str) -> Path:
+    """Return the folder that holds what this very cell compiles, so that it is either empty or complete."""
+    decisive = {
+        "weights": task.artifacts.weights.parent.name if task.artifacts.weights else None,
+        "cell": str(task.cell),
+        "mode": mode,
+        "options": dict(task.options),
+        "threads": task.threads,
+        "device": task.device,
+        "versions": dict(_torch.versions(*LIBRARIES)),
+        "hardware": environment.describe().hardware,
+    }
+    name = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+    folder = task.cache / "inductor" / name
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder

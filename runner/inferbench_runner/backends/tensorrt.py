@@ -1,0 +1,547 @@
+"""TensorRT 10.3 to 11: strongly typed networks from our ONNX graphs, an engine for each batch size. No PyTorch here.
+
+The graph brings the precision; there are no builder flags for it, only TF32, which TensorRT has on unless it is told.
+The calls that TensorRT dropped with version 11 are used nowhere, so one code serves both. Without a GPU its
+`Runtime(logger)` crashes when it is let go, so the driver is asked first and TensorRT is not even imported.
+
+A plan is built once for all rounds and kept in the cache, under everything that decides it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+
+from inferbench_contract.spec import Contract
+from inferbench_contract.words import Device, Precision
+from inferbench_runner import artifacts, circumstances, cuda, environment, gate
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
+from inferbench_runner.clocks import HOST_CLOCK, Clock
+from inferbench_runner.task import CellTask
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+ARTIFACTS = frozenset({Artifact.ONNX, Artifact.INPUTS, Artifact.REFERENCE})
+
+DISTRIBUTIONS: Final = (
+    "tensorrt",
+    "tensorrt-cu13",
+    "tensorrt-cu12",
+    "tensorrt-cu13-bindings",
+    "tensorrt-cu12-bindings",
+    "cuda-bindings",
+)
+"""The first is what people install; where libraries and bindings are brought along, only the last ones are there."""
+
+OLDEST: Final = (10, 3)
+"""From here on each call that is made below exists (tried with the bindings of 10.3, 10.13, 11.0, 11.2 and 11.4)."""
+
+NEEDS_CAPABILITY: Final = {Precision.TF32: (8, 0), Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
+"""The first generation whose tensor cores have it: Ampere, Ampere, Ada (TensorRT's support matrix)."""
+
+DTYPES: Final = {
+    "FLOAT": "float32",
+    "HALF": "float16",
+    "BF16": "bfloat16",
+    "INT8": "int8",
+    "INT32": "int32",
+    "INT64": "int64",
+    "UINT8": "uint8",
+    "BOOL": "bool",
+}
+"""TensorRT's types for the inputs and outputs of a graph, by the names that NumPy and ml_dtypes have for them."""
+
+PLANS: Final = "tensorrt-plans"
+TIMINGS: Final = "tensorrt-timings"
+"""Kinds of cache entries. Measured times of kernels are kept apart: a plan that is built anew chooses the same ones."""
+
+PLAN: Final = "engine.plan"
+LAYERS: Final = "layers.json"
+NOTES: Final = "notes.json"
+TIMING_CACHE: Final = "timing.cache"
+
+PLAIN_CALLS: Final = 2
+"""Before a CUDA graph is recorded: the first call allocates and sets up, which must not get into the graph."""
+
+KEPT_LINES: Final = 50
+SHOWN_LINES: Final = 3
+
+MEMORY_WORDS: Final = ("outofmemory", "out of memory", "cudaerrormemoryallocation")
+
+BUILDER_RESOURCE: Final = re.compile(r"libnvinfer_builder_resource\w*\.so\S*")
+
+TYPE_WORDS: Final = {
+    Precision.FP16: ("half", "fp16", "float16"),
+    Precision.BF16: ("bf16", "bfloat16"),
+    Precision.INT8_STATIC: ("int8",),
+    Precision.FP8: ("fp8", "float8", "e4m3"),
+}
+"""How the engine inspector calls the types of a precision, in lower case; it has changed between versions."""
+
+ANY_TYPE_WORDS: Final = ("float", "fp32", "half", "fp16", "bf16", "int8", "fp8")
+
+
+def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001 (the graph brings its precision)
+    """Say that TensorRT is not installed or too old. Raises EnvironmentFault where there is no GPU for it."""
+    if device is not Device.GPU:
+        return "NeedsGpu: TensorRT runs on NVIDIA GPUs only."
+    found = versions()
+    cuda.require_driver(needed_cuda(found))
+    if importlib.util.find_spec("tensorrt") is None:
+        return "NotInstalled: tensorrt is not installed. Install it: pip install 'inferbench[tensorrt]'"
+    if "cuda-bindings" not in found:
+        return "NotInstalled: cuda-bindings is not installed. Install it: pip install 'inferbench[gpu]'"
+    if too_old := [version for name, version in found.items() if name != "cuda-bindings" and _parts(version) < OLDEST]:
+        return (
+            f"TooOld: TensorRT {too_old[0]} is installed, 10.3 or newer is needed. Install it: pip install -U tensorrt"
+        )
+    return None
+
+
+def versions() -> Mapping[str, str]:
+    """Return the versions of TensorRT and of CUDA's bindings, by their distributions."""
+    return {library.name: library.version for library in environment.installed(DISTRIBUTIONS)}
+
+
+def needed_cuda(found: Mapping[str, str]) -> int:
+    """Return the CUDA that the driver must know: the newest that any of the libraries is made for."""
+    of_tensorrt = [int(match[1]) for name in found if (match := re.search(r"-cu(\d+)", name))]
+    of_bindings = [_parts(version)[0] for name, version in found.items() if name == "cuda-bindings"]
+    return 1000 * max(of_tensorrt + of_bindings, default=cuda.CUDA_13 // 1000)
+
+
+def load(task: CellTask) -> Session:
+    """Find or build the engine for this batch size, and bind the first batch."""
+    driver = cuda.require_driver(needed_cuda(versions()))
+    import tensorrt
+
+    known = environment.gpus(environment.nvml())
+    return open_session(task, cuda.open_device(), tensorrt, known[0].driver if known else str(driver.version))
+
+
+def open_session(task: CellTask, device: cuda.Device, library: Any, driver: str) -> TensorRtSession:
+    """Do what `load` says with a GPU, a TensorRT and the name of a driver that are given."""
+    batch = gate.first_batch(task)
+    recipe = Recipe.of(task, batch)
+    _require_capability(task.precision, device.properties())
+    log = make_log(library)
+    begin_ns = HOST_CLOCK()
+    shelf = _Shelf(task.cache, library, device, driver)
+    folder, was_built = shelf.plan(recipe, log)
+    engine = read_engine(library, folder / PLAN, log)
+    with_copies = task.measurement.contract is Contract.END_TO_END
+    notes = _notes(folder, HOST_CLOCK() - begin_ns, was_built=was_built)
+    _require_precision(task.precision, (folder / LAYERS).read_text())
+    session = TensorRtSession(library, engine, device, batch, notes, with_copies=with_copies)
+    session.load_batch(batch)
+    if task.options.get("cudaGraph", False):
+        session.record_graph()
+    return session
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """What decides a plan, beside the machine and the library."""
+
+    graph: Path
+    shapes: Mapping[str, tuple[int, ...]]
+    """Of the inputs, batch included: smallest, usual and largest at once."""
+    is_tf32: bool
+    optimization_level: int | None
+    """None: the builder's own."""
+
+    @classmethod
+    def of(cls, task: CellTask, batch: Arrays) -> Recipe:
+        """Read it from a task and the batch that is timed."""
+        if task.artifacts.onnx is None:
+            raise ValueError("The task names no graph: prepare it first.")
+        level = task.options.get("builderOptimizationLevel")
+        shapes = {name: array.shape for name, array in batch.items()}
+        return cls(task.artifacts.onnx, shapes, task.precision is Precision.TF32, None if level is None else int(level))
+
+    def content(self) -> dict[str, Any]:
+        """Return what two recipes for the same plan share. Large graphs keep their tensors in a second file."""
+        files = sorted(self.graph.parent.glob(f"{self.graph.name}*"))
+        return {
+            "graph": {file.name: artifacts.digest(file) for file in files},
+            "shapes": {name: list(shape) for name, shape in self.shapes.items()},
+            "tf32": self.is_tf32,
+            "builderOptimizationLevel": self.optimization_level,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What a builder made."""
+
+    plan: bytes
+    timings: bytes
+    """Times of kernels, those that it was given among them."""
+
+
+class _Shelf:
+    """Plans and kernel times that were kept, for one GPU, driver and version of TensorRT."""
+
+    def __init__(self, cache: Path, library: Any, device: cuda.Device, driver: str) -> None:
+        properties = device.properties()
+        self._cache = cache
+        self._library = library
+        self._machine = {
+            "tensorrt": library.__version__,
+            "gpu": [properties.name, list(properties.compute_capability), properties.multiprocessors],
+            "driver": driver,
+        }
+
+    def plan(self, recipe: Recipe, log: Any) -> tuple[Path, bool]:
+        """Return the folder with a plan, and whether it was built just now."""
+        name = artifacts.key({**self._machine, **recipe.content()})
+        was_there = artifacts.open_entry(self._cache, PLANS, name) is not None
+        folder = artifacts.publish(self._cache, PLANS, name, partial(self._build, recipe, log))
+        return folder, not was_there
+
+    def _build(self, recipe: Recipe, log: Any, folder: Path) -> None:
+        """Build a plan, look whether it can be read, and write it with what the inspector says of it."""
+        timings = artifacts.key({**self._machine, **recipe.content(), "builderOptimizationLevel": "any"})
+        known = artifacts.open_entry(self._cache, TIMINGS, timings)
+        begin_ns = time.perf_counter_ns()
+        built = build(self._library, recipe, (known / TIMING_CACHE).read_bytes() if known else b"", log)
+        took_ms = (time.perf_counter_ns() - begin_ns) // 1_000_000
+        artifacts.require_space(self._cache, len(built.plan) + len(built.timings))
+        (folder / PLAN).write_bytes(built.plan)
+        (folder / LAYERS).write_text(inspect(self._library, read_engine(self._library, folder / PLAN, log)))
+        told = {
+            **self._machine,
+            "buildMilliseconds": took_ms,
+            "resource": _builder_resource(),
+            "warnings": log.warnings,
+        }
+        (folder / NOTES).write_text(json.dumps(told))
+        artifacts.publish(self._cache, TIMINGS, timings, lambda place: _write(place / TIMING_CACHE, built.timings))
+
+
+def make_log(library: Any) -> Any:
+    """Return a logger that keeps the last errors and warnings, so that a None can be told from another."""
+    severity = library.ILogger.Severity
+
+    class Log(library.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.ILogger.__init__(self)
+            self.errors: list[str] = []
+            self.warnings: list[str] = []
+
+        def log(self, severity_: Any, message: str) -> None:
+            """Take a line from TensorRT."""
+            if severity_ in (severity.INTERNAL_ERROR, severity.ERROR):
+                self.errors = [*self.errors, message][-KEPT_LINES:]
+            elif severity_ == severity.WARNING:
+                self.warnings = [*self.warnings, message][-KEPT_LINES:]
+
+    return Log()
+
+
+def build(library: Any, recipe: Recipe, timings: bytes, log: Any) -> Built:
+    """Build a plan. Raises Unsupported, cuda.OutOfMemoryError, or RuntimeError with TensorRT's own words."""
+    builder = library.Builder(log)
+    network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parse(library, network, recipe.graph, log)
+    config = builder.create_builder_config()
+    configure(library, config, recipe)
+    _add_profile(builder, network, config, recipe.shapes)
+    _set_timings(config, timings)
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise failure(log, "build an engine")
+    return Built(bytes(plan), bytes(config.get_timing_cache().serialize()))
+
+
+def parse(library: Any, network: Any, graph: Path, log: Any) -> None:
+    """Read the graph into the network. Raises Unsupported where TensorRT has no layer for a node."""
+    parser = library.OnnxParser(network, log)
+    if parser.parse_from_file(str(graph)):
+        return
+    errors = [parser.get_error(index) for index in range(parser.num_errors)]
+    words = "; ".join(
+        f"{error.node_operator()} node {error.node_name()!r}: {error.desc()}" for error in errors[:SHOWN_LINES]
+    )
+    if errors and all(error.code().name.startswith("UNSUPPORTED") for error in errors):
+        raise Unsupported(f"Rejected: TensorRT {library.__version__} does not take the graph: {words}")
+    raise RuntimeError(f"TensorRT could not read the graph: {words}")
+
+
+def configure(library: Any, config: Any, recipe: Recipe) -> None:
+    """Say what kernels may be chosen. The names of layers are kept for the inspector; they cost a call nothing."""
+    if recipe.is_tf32:
+        config.set_flag(library.BuilderFlag.TF32)
+    else:
+        config.clear_flag(library.BuilderFlag.TF32)
+    config.profiling_verbosity = library.ProfilingVerbosity.DETAILED
+    if recipe.optimization_level is not None:
+        config.builder_optimization_level = recipe.optimization_level
+
+
+def _add_profile(builder: Any, network: Any, config: Any, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Fix each free axis at the size that is timed: the engine is as good as one of a graph without free axes."""
+    profile = builder.create_optimization_profile()
+    is_needed = False
+    for index in range(network.num_inputs):
+        tensor = network.get_input(index)
+        shape, wanted = tuple(tensor.shape), shapes[tensor.name]
+        if len(shape) != len(wanted) or any(size not in (-1, asked) for size, asked in zip(shape, wanted, strict=True)):
+            raise Unsupported(
+                f"FixedShape: input {tensor.name} of the graph has the shape {shape}, and {wanted} was asked for."
+            )
+        if -1 in shape:
+            profile.set_shape(tensor.name, wanted, wanted, wanted)
+            is_needed = True
+    if is_needed and config.add_optimization_profile(profile) < 0:
+        raise ValueError(f"TensorRT refuses the shapes {dict(shapes)}.")
+
+
+def _set_timings(config: Any, timings: bytes) -> None:
+    """Let the builder start from kernel times that were measured before; from none where it does not take them."""
+    for known in (timings, b""):
+        cache = config.create_timing_cache(known)
+        if cache is not None and config.set_timing_cache(cache, False):
+            return
+
+
+def read_engine(library: Any, plan: Path, log: Any) -> Any:
+    """Load a plan. TensorRT answers None to one that was made by another version or for another GPU."""
+    runtime = library.Runtime(log)
+    engine = runtime.deserialize_cuda_engine(plan.read_bytes())
+    if engine is None:
+        raise failure(log, f"load the plan {plan}; remove its folder if it was copied from another machine")
+    return engine
+
+
+def inspect(library: Any, engine: Any) -> str:
+    """Return what the engine is made of, as the JSON of this version of TensorRT."""
+    inspector = engine.create_engine_inspector()
+    return str(inspector.get_engine_information(library.LayerInformationFormat.JSON))
+
+
+def failure(log: Any, doing: str) -> Exception:
+    """Make an error out of what TensorRT logged before it answered None or False."""
+    words = "; ".join(log.errors[-SHOWN_LINES:]) or "it does not say why"
+    text = f"TensorRT could not {doing}: {words}"
+    is_memory = any(word in line.lower() for line in log.errors for word in MEMORY_WORDS)
+    return cuda.OutOfMemoryError(f"{text} (out of memory)") if is_memory else RuntimeError(text)
+
+
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """An input or output: its place on the GPU, and pinned host memory of the same type and size."""
+
+    name: str
+    device: cuda.Buffer
+    host: cuda.Pinned
+
+
+class TensorRtSession:
+    """An engine on a stream of its own, with inputs and outputs at fixed addresses on the GPU."""
+
+    def __init__(
+        self,
+        library: Any,
+        engine: Any,
+        device: cuda.Device,
+        batch: Arrays,
+        notes: Mapping[str, int | str],
+        *,
+        with_copies: bool,
+    ) -> None:
+        self.notes = notes
+        """How long the engine took to build or to load, and what is worth knowing of it."""
+        self._device = device
+        self._engine = engine
+        self._context = _context(engine)
+        self._stream = device.stream()
+        self._begin, self._end = device.event(), device.event()
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        is_input = {name: engine.get_tensor_mode(name) == library.TensorIOMode.INPUT for name in names}
+        self._set_shapes({name: batch[name].shape for name in names if is_input[name]})
+        bound = {name: self._bind(library, name) for name in names}
+        self._inputs = [tensor for name, tensor in bound.items() if is_input[name]]
+        self._outputs = [tensor for name, tensor in bound.items() if not is_input[name]]
+        self._copied_in = tuple(self._inputs) if with_copies else ()
+        self._copied_out = tuple(self._outputs) if with_copies else ()
+        self._start: Callable[[], None] = self._execute
+        for event in (self._begin, self._end):
+            self._stream.mark(event)  # so that they can be asked before the first call
+        self.synchronize()
+
+    @property
+    def clock(self) -> Clock:
+        """The host's."""
+        return HOST_CLOCK
+
+    def enqueue(self) -> None:
+        """Start the engine on the bound batch; end to end with the copies in and out."""
+        stream = self._stream
+        stream.mark(self._begin)
+        for tensor in self._copied_in:
+            stream.copy_in(tensor.device, tensor.host)
+        self._start()
+        for tensor in self._copied_out:
+            stream.copy_out(tensor.host, tensor.device)
+        stream.mark(self._end)
+
+    def synchronize(self) -> None:
+        """Wait for the stream."""
+        self._stream.synchronize()
+
+    def device_time_ns(self) -> int | None:
+        """Return the time between the two events."""
+        return self._device.elapsed_ns(self._begin, self._end)
+
+    def load_batch(self, inputs: Arrays) -> None:
+        """Copy a batch into pinned memory and on to the GPU, in the types of the graph."""
+        self.synchronize()
+        for tensor in self._inputs:
+            tensor.host.array[...] = inputs[tensor.name]
+            self._stream.copy_in(tensor.device, tensor.host)
+        self.synchronize()
+
+    def inputs(self) -> Arrays:
+        """Return copies of what the GPU holds, or end to end of what is copied to it."""
+        return self._read(self._inputs, is_on_host=bool(self._copied_in))
+
+    def outputs(self) -> Arrays:
+        """Return copies of what the engine answered: of what came to the host, end to end."""
+        return self._read(self._outputs, is_on_host=bool(self._copied_out))
+
+    def record_graph(self) -> None:
+        """Let each call from now on replay a CUDA graph of the engine. The copies of end to end stay outside of it.
+
+        Raises:
+            Unsupported: the engine has parts that cannot be recorded.
+        """
+        for _ in range(PLAIN_CALLS):
+            self._execute()
+            self.synchronize()
+        try:
+            graph = self._device.graph(self._stream, self._execute)
+        except (cuda.CudaError, RuntimeError) as error:
+            raise Unsupported(f"CudaGraph: this engine cannot be recorded as a CUDA graph ({error}).") from error
+        self._start = partial(self._stream.launch, graph)
+
+    def close(self) -> None:
+        """Free what is on the GPU. A cell process does not need to: it ends."""
+        self.synchronize()
+        del self._context, self._engine
+        self._device.close()
+
+    def _execute(self) -> None:
+        if not self._context.execute_async_v3(self._stream.address):
+            raise RuntimeError("TensorRT could not start the engine (execute_async_v3 answered False)")
+
+    def _set_shapes(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Say how large the batch is, once and for all."""
+        context = self._context
+        refused = [name for name, shape in shapes.items() if not context.set_input_shape(name, shape)]
+        if refused or (refused := context.infer_shapes()):
+            raise RuntimeError(f"TensorRT refuses the shapes {dict(shapes)} ({', '.join(refused)})")
+
+    def _bind(self, library: Any, name: str) -> _Tensor:
+        """Give an input or output its memory."""
+        engine, context = self._engine, self._context
+        shape, dtype = tuple(context.get_tensor_shape(name)), _dtype(engine.get_tensor_dtype(name))
+        if -1 in shape:
+            raise Unsupported(f"DataDependentShape: the size of {name} is known only when the engine has run.")
+        if engine.get_tensor_location(name) != library.TensorLocation.DEVICE:
+            raise Unsupported(f"HostTensor: TensorRT reads {name} on the host, as the shape of something.")
+        host = self._device.pinned(shape, dtype)
+        buffer = self._device.buffer(host.size_bytes)
+        if not context.set_tensor_address(name, buffer.address):
+            raise RuntimeError(f"TensorRT refuses the address of {name}")
+        return _Tensor(name, buffer, host)
+
+    def _read(self, tensors: list[_Tensor], *, is_on_host: bool) -> Arrays:
+        if not is_on_host:
+            for tensor in tensors:
+                self._stream.copy_out(tensor.host, tensor.device)
+        self.synchronize()
+        return {tensor.name: _as_answer(tensor.host.array) for tensor in tensors}
+
+
+def _context(engine: Any) -> Any:
+    """Make room for one run of the engine at a time."""
+    context = engine.create_execution_context()
+    if context is None:
+        raise cuda.OutOfMemoryError(
+            f"TensorRT could not make a context: out of memory ({device_memory_bytes(engine):,} bytes are needed)",
+        )
+    return context
+
+
+def device_memory_bytes(engine: Any) -> int:
+    """Return what the engine needs for intermediate results. The second name is that of TensorRT before 10.3."""
+    return int(getattr(engine, "device_memory_size_v2", None) or getattr(engine, "device_memory_size", 0))
+
+
+def _dtype(kind: Any) -> np.dtype[Any]:
+    if kind.name not in DTYPES:
+        raise Unsupported(f"TensorType: inputs and outputs of the type {kind.name} cannot be bound.")
+    if kind.name == "BF16":
+        import ml_dtypes  # noqa: F401 (NumPy knows its types once it is imported)
+
+    return np.dtype(DTYPES[kind.name])
+
+
+def _as_answer(array: NDArray[Any]) -> NDArray[Any]:
+    is_floating = array.dtype.kind == "f" or array.dtype.name == DTYPES["BF16"]
+    return array.astype(np.float32) if is_floating else array.copy()
+
+
+def _require_capability(precision: Precision, found: cuda.Properties) -> None:
+    needed = NEEDS_CAPABILITY.get(precision, (0, 0))
+    if found.compute_capability < needed:
+        have, want = (".".join(map(str, each)) for each in (found.compute_capability, needed))
+        raise Unsupported(f"NoKernel: {precision} needs compute capability {want}, and {found.name} has {have}.")
+
+
+def _require_precision(precision: Precision, layers: str) -> None:
+    """Look whether the engine computes anything in its precision. Says nothing where the inspector names no types."""
+    text = layers.lower()
+    words = TYPE_WORDS.get(precision, ())
+    if words and any(word in text for word in ANY_TYPE_WORDS) and not any(word in text for word in words):
+        raise FellBack(
+            f"Precision: no layer of the engine has a tensor of {precision}; look at {LAYERS} beside the plan"
+        )
+
+
+def _notes(folder: Path, took_ns: int, *, was_built: bool) -> Mapping[str, int | str]:
+    told = json.loads((folder / NOTES).read_text())
+    return {
+        "compileCache": "cold" if was_built else "warm",
+        "compileNanoseconds": took_ns,
+        "buildMilliseconds": told["buildMilliseconds"],
+        "builderResource": told["resource"],
+        "plan": folder.name,
+        "layersFile": str(folder / LAYERS),
+    }
+
+
+def _builder_resource(root: Path = circumstances.ROOT) -> str:
+    """Name the libraries of kernels that the builder has loaded: the PTX one is slower to build, maybe also to run."""
+    return ",".join(sorted(set(BUILDER_RESOURCE.findall(circumstances.read_text(root / "proc/self/maps")))))
+
+
+def _write(file: Path, content: bytes) -> None:
+    file.write_bytes(content)
+
+
+def _parts(version: str) -> tuple[int, int]:
+    """Read the first two numbers of a version."""
+    numbers = [int(digits) for digits in re.findall(r"\d+", version)[:2]]
+    return (numbers[0], numbers[1]) if len(numbers) == 2 else (0, 0)

@@ -1,0 +1,26 @@
+"""torch.compile: PyTorch's operators fused and generated anew, for this batch size."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from inferbench_contract.words import Device, Precision
+from inferbench_runner.backends import Session, _compiled, _torch
+from inferbench_runner.task import CellTask
+
+ARTIFACTS = _torch.ARTIFACTS
+
+
+def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001 (the compiler does them all)
+    """Say which package or program is not installed."""
+    return _compiled.missing(device)
+
+
+def versions() -> Mapping[str, str]:
+    """Return the versions of PyTorch and Triton."""
+    return _torch.versions(*_compiled.LIBRARIES)
+
+
+def load(task: CellTask) -> Session:
+    """Build and compile the model, and bind the first batch."""
+    return _compiled.load(task, str(task.options.get("mode", "default")))

@@ -1,0 +1,73 @@
+"""Reasons to trust a measurement less, from what was timed and what else went on. Doubts flag; they never drop data.
+
+What each means, and what helps, is told in `inferbench_contract.doubts`.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+
+from inferbench_contract.words import Doubt
+from inferbench_runner import stopping
+from inferbench_runner.circumstances import Disturbance
+from inferbench_runner.measure import Measurement
+
+DRIFT = 0.02
+"""Smaller changes within a round are what interleaved rounds take care of."""
+DRIFT_SDS = 5.0
+"""Calls of a steady machine are autocorrelated (0.4 to 0.6 was measured), so its ends differ by more than the scatter
+within them says. Five keeps false alarms below 2 % at 0.5, even where a block is one call (simulated in the test)."""
+
+NEIGHBOUR_SHARE = 0.05
+"""Of the machine's CPU time. A quiet virtual machine shows up to 0.05 CPUs of others per CPU (backends.md 7)."""
+
+LAUNCH_BOUND_SHARE = 0.8
+"""trtexec warns from here on (TensorRT, samples/common/sampleReporting.cpp)."""
+
+
+def find(measurement: Measurement, disturbance: Disturbance) -> tuple[Doubt, ...]:
+    """Name the doubts of one cell in one round, in the order in which `Doubt` lists them."""
+    found = {
+        Doubt.UNSETTLED: measurement.warm_up.settling is None,
+        Doubt.THROTTLED: is_throttled(disturbance),
+        Doubt.DRIFTED: has_drifted(measurement),
+        Doubt.NOISY_NEIGHBOUR: has_noisy_neighbour(disturbance),
+        Doubt.LAUNCH_BOUND: is_launch_bound(measurement),
+        Doubt.FEW_SAMPLES: len(measurement.timed.latencies_ns) < stopping.MIN_CALLS,
+    }
+    return tuple(doubt for doubt in Doubt if found.get(doubt))
+
+
+def is_throttled(disturbance: Disturbance) -> bool:
+    """Tell whether a CPU quota stopped us, or the GPU lowered its clocks for heat or power."""
+    return disturbance.throttled_periods > 0 or disturbance.throttled_us > 0 or bool(disturbance.gpu_throttle_reasons)
+
+
+def has_noisy_neighbour(disturbance: Disturbance) -> bool:
+    """Tell whether others, in this machine or beside it on the host, took a share of its CPU time that matters."""
+    return disturbance.others_ticks + disturbance.steal_ticks > NEIGHBOUR_SHARE * disturbance.total_ticks
+
+
+def is_launch_bound(measurement: Measurement) -> bool:
+    """Tell whether the host was busy starting work for most of the time the device needed for it."""
+    enqueue_ns, device_ns = measurement.enqueue_median_ns, measurement.device_median_ns
+    return enqueue_ns is not None and device_ns is not None and enqueue_ns > LAUNCH_BOUND_SHARE * device_ns
+
+
+def has_drifted(measurement: Measurement) -> bool:
+    """Tell whether the round ended at another speed than it began. With few samples nothing can be told."""
+    if len(measurement.timed.latencies_ns) < stopping.MIN_CALLS:
+        return False
+    medians = measurement.block_medians_ns
+    third = len(medians) // 3
+    return differ(medians[:third], medians[-third:])
+
+
+def differ(first: Sequence[int], last: Sequence[int]) -> bool:
+    """Tell whether two ends of a round differ by more than 2 % and by more than their own scatter explains."""
+    before, after = statistics.fmean(first), statistics.fmean(last)
+    change = abs(after - before)
+    error = math.sqrt(statistics.variance(first) / len(first) + statistics.variance(last) / len(last))
+    return change > DRIFT * min(before, after) and change > DRIFT_SDS * error

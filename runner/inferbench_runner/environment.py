@@ -1,0 +1,222 @@
+"""What machine this is and what is installed on it: what two results must share to be compared.
+
+Imports none of the libraries that it names. The host's name is left out: results are made to be shown around.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from pydantic.alias_generators import to_camel
+
+from inferbench_runner import circumstances
+
+LIBRARIES = (
+    "inferbench",
+    "numpy",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxscript",
+    "openvino",
+    "tensorrt",
+    "torch",
+    "torchvision",
+    "triton",
+)
+"""Distributions that decide how fast a cell is, or what exactly it computes."""
+
+CPU_FLAGS = (
+    "amx_bf16",
+    "amx_int8",
+    "amx_tile",
+    "asimddp",
+    "avx2",
+    "avx512_bf16",
+    "avx512_fp16",
+    "avx512_vnni",
+    "avx512f",
+    "avx_vnni",
+    "bf16",
+    "fma",
+    "i8mm",
+    "sve",
+)
+"""Instructions that the libraries choose their kernels by (x86 and Arm, as /proc/cpuinfo spells them)."""
+
+FINGERPRINT_DIGITS = 16
+
+CONTAINER_MARKS = (("kubelet/pods", "kubernetes"), ("/docker/", "docker"), ("containerd", "containerd"))
+"""What the mounts of `/` and `/etc/hosts` tell about who made them, in /proc/self/mountinfo."""
+
+
+@dataclass(frozen=True, slots=True)
+class Library:
+    """An installed distribution."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """A GPU as its driver describes it."""
+
+    name: str
+    memory_bytes: int
+    driver: str
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """A machine and what is installed on it. None where the system does not tell."""
+
+    cpu_model: str
+    cpu_flags: tuple[str, ...]
+    logical_cpus: int
+    affinity: tuple[int, ...]
+    quota_milli_cpus: int | None
+    governor: str | None
+    memory_bytes: int | None
+    memory_limit_bytes: int | None
+    load_average_milli: int | None
+    """Of the last minute, when this was written down."""
+    architecture: str
+    kernel: str
+    container: str | None
+    python: str
+    libraries: tuple[Library, ...]
+    gpus: tuple[Gpu, ...]
+
+    @property
+    def hardware(self) -> str:
+        """Name what computes, for people: the GPUs, the processor, and how many of its CPUs may be used."""
+        counted = Counter(gpu.name for gpu in self.gpus)
+        named = [f"{count} x {name}" if count > 1 else name for name, count in counted.items()]
+        cpus = "1 CPU" if len(self.affinity) == 1 else f"{len(self.affinity)} CPUs"
+        return ", ".join([*named, self.cpu_model, cpus])
+
+    @property
+    def fingerprint(self) -> str:
+        """Short hash of what must be equal for numbers to be compared. Not in it: which CPUs, kernel, memory, load."""
+        decisive = {
+            "architecture": self.architecture,
+            "cpu": [self.cpu_model, self.cpu_flags],
+            "cpus": [len(self.affinity), self.quota_milli_cpus, self.governor],
+            "python": self.python,
+            "libraries": [[library.name, library.version] for library in self.libraries],
+            "gpus": [[gpu.name, gpu.driver] for gpu in self.gpus],
+        }
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:FINGERPRINT_DIGITS]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return it as JSON holds it: camelCase names, lists, texts and whole numbers, the fingerprint among them."""
+        record = {
+            **asdict(self),
+            "libraries": {library.name: library.version for library in self.libraries},
+            "gpus": [{to_camel(name): value for name, value in asdict(gpu).items()} for gpu in self.gpus],
+            "hardware": self.hardware,
+            "fingerprint": self.fingerprint,
+        }
+        return {to_camel(name): list(value) if isinstance(value, tuple) else value for name, value in record.items()}
+
+    def dump(self) -> str:
+        """Write it as JSON."""
+        return json.dumps(self.as_dict())
+
+
+def describe(root: Path = circumstances.ROOT) -> Environment:
+    """Describe this machine."""
+    cpuinfo = circumstances.read_text(root / "proc/cpuinfo")
+    flags = set(_value(cpuinfo, "flags", "Features").split())
+    return Environment(
+        cpu_model=_cpu_model(cpuinfo),
+        cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in flags),
+        logical_cpus=_count(cpuinfo, "processor") or len(circumstances.affinity(root)),
+        affinity=circumstances.affinity(root),
+        quota_milli_cpus=circumstances.quota_milli_cpus(root),
+        governor=circumstances.governor(root),
+        memory_bytes=circumstances.memory_total_bytes(root),
+        memory_limit_bytes=circumstances.memory_limit_bytes(root),
+        load_average_milli=circumstances.load_average_milli(root),
+        architecture=platform.machine(),
+        kernel=platform.release(),
+        container=_container(root),
+        python=platform.python_version(),
+        libraries=tuple(installed(LIBRARIES)),
+        gpus=tuple(gpus(nvml())),
+    )
+
+
+def installed(names: Iterable[str]) -> Iterable[Library]:
+    """Yield those of the distributions that are installed, without importing them."""
+    for name in names:
+        try:
+            yield Library(name, metadata.version(name))
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def nvml() -> Any | None:
+    """Return NVIDIA's management library; None where its Python package is not installed."""
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError:
+        return None
+
+
+def gpus(library: Any | None) -> Sequence[Gpu]:
+    """Ask NVML for the GPUs; none where there is no NVML, no driver or no device."""
+    if library is None:
+        return ()
+    try:
+        library.nvmlInit()
+    except library.NVMLError:
+        return ()
+    try:
+        driver = library.nvmlSystemGetDriverVersion()
+        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        return [
+            Gpu(library.nvmlDeviceGetName(handle), library.nvmlDeviceGetMemoryInfo(handle).total, driver)
+            for handle in handles
+        ]
+    except library.NVMLError:
+        return ()
+    finally:
+        library.nvmlShutdown()
+
+
+def _cpu_model(cpuinfo: str) -> str:
+    """Name the processor; Arm names a number of its maker and a number of its part."""
+    part = " ".join(filter(None, (_value(cpuinfo, "CPU implementer"), _value(cpuinfo, "CPU part"))))
+    return _value(cpuinfo, "model name") or part or platform.processor() or platform.machine()
+
+
+def _value(cpuinfo: str, *names: str) -> str:
+    """Return the first value that has one of the names; empty when none has."""
+    pairs = (line.partition(":") for line in cpuinfo.splitlines())
+    return next((value.strip() for name, _, value in pairs if name.strip() in names), "")
+
+
+def _count(cpuinfo: str, name: str) -> int:
+    return sum(line.partition(":")[0].strip() == name for line in cpuinfo.splitlines())
+
+
+def _container(root: Path) -> str | None:
+    """Name what kind of container this is; None when it does not look like one."""
+    if (root / ".dockerenv").exists():
+        return "docker"
+    if (root / "run/.containerenv").exists():
+        return "podman"
+    mounts = (line.split() for line in circumstances.read_text(root / "proc/self/mountinfo").splitlines())
+    own = " ".join(" ".join(fields) for fields in mounts if fields[4] in ("/", "/etc/hosts"))
+    return next((kind for mark, kind in CONTAINER_MARKS if mark in own), None)

@@ -1,0 +1,300 @@
+"""The prepare process: makes once what all cells of a model read. `python -m inferbench_runner.prepare REQUEST ANSWER`.
+
+The supervisor asks `locate` first, which needs hashes and versions only, and starts the process when something is
+missing. The process ends with status 0 whenever its answer says what came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from inferbench_contract.errors import EnvironmentFault, InferbenchError
+from inferbench_contract.result import cut_in_the_middle
+from inferbench_contract.spec import ModelSpec
+from inferbench_contract.words import Backend, Outcome
+from inferbench_runner import (
+    accuracy,
+    artifacts,
+    backends,
+    environment,
+    export,
+    inputs,
+    lifeline,
+    models,
+    onnx_models,
+    photographs,
+    sinks,
+)
+from inferbench_runner.backends import Arrays, Artifact, Unsupported
+from inferbench_runner.inputs import Colours, Input
+from inferbench_runner.process import PROGRESS_FD
+from inferbench_runner.task import Artifacts
+
+if TYPE_CHECKING:
+    from torch import nn
+
+FILES: Final = {Artifact.WEIGHTS: "weights.pt", Artifact.ONNX: onnx_models.FILE}
+"""Artifacts that are one file; the others are folders of arrays."""
+
+ORDER: Final = (Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE, Artifact.ONNX)
+"""The export comes last: where it is refused, other backends have what they read."""
+
+REQUIRED: Final = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "PIL")
+
+TRAINED_EXAMPLES: Final = accuracy.MIN_EXAMPLES_FOR_TOP1
+"""Where the model is trained and chooses a class: as many as its top-1 agreement is judged by."""
+
+OTHER_EXAMPLES: Final = 32
+"""Where only distances are judged: they vary little from example to example."""
+
+MIN_EXAMPLES: Final = 8
+MAX_EXAMPLE_BYTES: Final = 2 << 30
+"""Inputs and reference together. Models with large outputs (a class for each pixel) get fewer examples, at least 8."""
+
+REFERENCE_BATCH: Final = 8
+"""The reference runs in batches of this many: quicker than one by one, and little memory."""
+
+PHOTOGRAPH_LIBRARIES: Final = ("numpy", "pillow", "scikit-image")
+TORCH_LIBRARIES: Final = ("torch", "torchvision")
+EXPORT_LIBRARIES: Final = ("onnx", "onnxscript")
+ONNX_LIBRARIES: Final = ("onnx", "onnxruntime", "onnxruntime-gpu")
+"""What decides the content of artifacts, each installed one with its version."""
+
+MAX_MESSAGE_CHARS: Final = 2_000
+
+
+class Request(BaseModel):
+    """What to prepare."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: ModelSpec
+    model_folder: Path
+    """What relative paths in the model start from."""
+    cache: Path
+    artifacts: frozenset[Artifact]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the artifacts cannot be made: `Unsupported` or `Failed`, with a sentence."""
+
+    outcome: Outcome
+    message: str
+
+
+def needed(model: ModelSpec, chosen: Sequence[Backend]) -> frozenset[Artifact]:
+    """Return the artifacts that some backends read of a model; there are no weights beside an ONNX file."""
+    modules = [module for backend in chosen if (module := backends.find(backend)) is not None]
+    every = frozenset[Artifact]().union(*(module.ARTIFACTS for module in modules))
+    return every - {Artifact.WEIGHTS} if model.onnx is not None else every
+
+
+def locate(request: Request) -> Artifacts | None:
+    """Return the artifacts if all are in the cache and sound. Raises InferbenchError where the model's file is not."""
+    keys = _keys(request)
+    found = {kind: artifacts.open_entry(request.cache, kind, keys[kind]) for kind in request.artifacts}
+    entries = {kind: entry for kind, entry in found.items() if entry is not None}
+    return _artifacts(entries) if len(entries) == len(found) else None
+
+
+def command(request: Request, request_file: Path, answer_file: Path) -> Sequence[str]:
+    """Write the request, and return the command line of the process that prepares it."""
+    request_file.write_text(request.model_dump_json())
+    return sys.executable, "-m", "inferbench_runner.prepare", str(request_file), str(answer_file)
+
+
+def read_answer(answer_file: Path) -> Artifacts | Refusal:
+    """Read what the process answered. Raises EnvironmentFault if that is its answer."""
+    answer = json.loads(answer_file.read_bytes())
+    if "artifacts" in answer:
+        return Artifacts.model_validate(answer["artifacts"])
+    kind, message = answer["error"]["kind"], answer["error"]["message"]
+    if kind == EnvironmentFault.__name__:
+        raise EnvironmentFault(message)
+    return Refusal(Outcome(kind), message)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Prepare what the request asks for and write the answer; always 0."""
+    lifeline.hold()
+    request = Request.model_validate_json(Path(arguments[0]).read_bytes())
+    try:
+        answer: dict[str, Any] = {"artifacts": make(request).model_dump(mode="json")}
+    except (InferbenchError, Unsupported) as error:
+        answer = {"error": {"kind": _kind(error), "message": _message(error)}}
+    except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
+        traceback.print_exc()
+        answer = {"error": {"kind": _kind(error), "message": _message(error)}}
+    sinks.write_whole(Path(arguments[1]), json.dumps(answer).encode())
+    return 0
+
+
+def make(request: Request) -> Artifacts:
+    """Make here and now what is missing."""
+    workshop = _Workshop(request)
+    return _artifacts({kind: workshop.entry(kind) for kind in ORDER if kind in request.artifacts})
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """The model as it was given, in fp32: what everything else is compared with."""
+
+    tensors: Sequence[Input]
+    colours: Colours
+    run: Callable[[Arrays], Arrays]
+
+
+class _Workshop:
+    """Makes the artifacts of one model. What several of them need is made once, when the first of them needs it."""
+
+    def __init__(self, request: Request) -> None:
+        self._request = request
+        self._model = request.model
+        self._keys = _keys(request)
+
+    def entry(self, kind: Artifact) -> Path:
+        """Return the folder of an artifact, which is there now."""
+        return artifacts.publish(self._request.cache, kind, self._keys[kind], getattr(self, f"_write_{kind}"))
+
+    @cached_property
+    def _module(self) -> nn.Module:
+        weights = self.entry(Artifact.WEIGHTS)
+        return models.build(self._model, self._request.model_folder, weights / FILES[Artifact.WEIGHTS])
+
+    @cached_property
+    def _reference(self) -> _Reference:
+        if self._model.onnx is not None:
+            file = self.entry(Artifact.ONNX) / FILES[Artifact.ONNX]
+            tensors = onnx_models.tensors_of(file, self._model)
+            return _Reference(tensors, Colours(), onnx_models.function(file, tensors))
+        return _Reference(*models.inputs_of(self._model), partial(models.run, self._module))
+
+    def _write_weights(self, folder: Path) -> None:
+        import torch
+
+        self._say("making the weights of {}")
+        state = models.initial_state(self._model, self._request.model_folder, self._request.cache)
+        self._require_space(tensor.nbytes for tensor in state.values())
+        torch.save(dict(state), folder / FILES[Artifact.WEIGHTS])
+
+    def _write_inputs(self, folder: Path) -> None:
+        self._say("making evaluation inputs for {}")
+        examples = self._examples(self._example_count())
+        self._require_space(array.nbytes for array in examples.values())
+        artifacts.write_arrays(folder, examples)
+
+    def _write_reference(self, folder: Path) -> None:
+        examples = self.entry(Artifact.INPUTS)
+        count = artifacts.example_count(examples)
+        self._say(f"computing the fp32 reference of {{}} on {count} examples")
+        starts = range(0, count, REFERENCE_BATCH)
+        batches = [np.arange(start, min(start + REFERENCE_BATCH, count)) for start in starts]
+        parts = [self._reference.run(artifacts.read_rows(examples, rows)) for rows in batches]
+        outputs = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        _require_numbers(outputs)
+        self._require_space(array.nbytes for array in outputs.values())
+        artifacts.write_arrays(folder, outputs)
+
+    def _write_onnx(self, folder: Path) -> None:
+        if self._model.onnx is not None:
+            self._say("checking {}")
+            onnx_models.write(self._model, self._request.model_folder, folder)
+        else:
+            module = self._module
+            self._say("exporting {} to ONNX")
+            export.write(module, self._reference.tensors, folder)
+
+    def _examples(self, count: int) -> Arrays:
+        reference = self._reference
+        return models.examples(reference.tensors, reference.colours, photographs.EVALUATION, count)
+
+    def _example_count(self) -> int:
+        """Look at one batch: how large an example is, and whether the model chooses a class."""
+        probe = self._examples(1)
+        outputs = self._reference.run(probe)
+        chooses = any(array.ndim == 2 and array.dtype.kind == "f" for array in outputs.values())
+        judged = chooses and inputs.takes_images(self._reference.tensors) and not self._model.has_random_weights
+        example_bytes = sum(array.nbytes for array in (*probe.values(), *outputs.values()))
+        return max(
+            MIN_EXAMPLES, min(TRAINED_EXAMPLES if judged else OTHER_EXAMPLES, MAX_EXAMPLE_BYTES // example_bytes)
+        )
+
+    def _require_space(self, sizes: Iterable[int]) -> None:
+        artifacts.require_space(self._request.cache, sum(sizes))
+
+    def _say(self, doing: str) -> None:
+        """Tell the person who waits: on standard output, and on the supervisor's descriptor if there is one."""
+        line = doing.format(_name(self._model))
+        print(line, flush=True)  # noqa: T201 (the supervisor keeps it, and shows it if this goes wrong)
+        descriptor = int(os.environ.get(PROGRESS_FD, "-1"))
+        if descriptor >= 0:
+            with contextlib.suppress(OSError):
+                os.write(descriptor, json.dumps({"stage": line}).encode() + b"\n")
+
+
+def _keys(request: Request) -> Mapping[Artifact, str]:
+    """Hash, for each artifact, everything that decides its content."""
+    model = models.identity(request.model, request.model_folder)
+    libraries = (*PHOTOGRAPH_LIBRARIES, *(TORCH_LIBRARIES if request.model.onnx is None else ONNX_LIBRARIES))
+    more = {Artifact.ONNX: EXPORT_LIBRARIES}
+    return {
+        kind: artifacts.key({"kind": kind, "model": model, "versions": _versions((*libraries, *more.get(kind, ())))})
+        for kind in Artifact
+    }
+
+
+def _versions(libraries: Iterable[str]) -> Mapping[str, str]:
+    return {library.name: library.version for library in environment.installed(libraries)}
+
+
+def _artifacts(entries: Mapping[Artifact, Path]) -> Artifacts:
+    return Artifacts(**{kind: entry / FILES.get(kind, "") for kind, entry in entries.items()})
+
+
+def _name(model: ModelSpec) -> str:
+    if model.torchvision is not None:
+        return model.torchvision.name
+    return model.onnx.path if model.onnx is not None else model.python.factory if model.python is not None else ""
+
+
+def _require_numbers(outputs: Arrays) -> None:
+    broken = [name for name, array in outputs.items() if not np.isfinite(array).all()]
+    if broken:
+        raise InferbenchError(
+            f"The fp32 reference has NaN or infinity in {', '.join(broken)}: nothing can be compared with it. "
+            "Look at the weights and the inputs of the model.",
+        )
+
+
+def _kind(error: Exception) -> str:
+    match error:
+        case EnvironmentFault() | ImportError():
+            return EnvironmentFault.__name__
+        case Unsupported():
+            return Outcome.UNSUPPORTED
+    return Outcome.FAILED
+
+
+def _message(error: Exception) -> str:
+    """Say what went wrong; errors that are not ours are named."""
+    if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
+        return f"{error.name} is not installed. Install it: pip install 'inferbench[runner]'"
+    ours = isinstance(error, InferbenchError | Unsupported)
+    return cut_in_the_middle(str(error) if ours else f"{type(error).__name__}: {error}", MAX_MESSAGE_CHARS)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,335 @@
+"""The supervisor of a sweep: prepares, runs each cell in a process of its own, and tells what became of it.
+
+It is the same in a pod and in local mode; only what `deliver` does with the result differs. It delivers before a cell
+starts, naming it as in flight, and after it has ended, so that a killed sweep still says what it had.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.plan import Plan, Sweep
+from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
+from inferbench_contract.words import Cell, Device, Outcome
+from inferbench_runner import backends, circumstances, environment, prepare, process, sinks
+from inferbench_runner.cell import ENVIRONMENT_FAULT_STATUS
+from inferbench_runner.environment import Environment
+from inferbench_runner.process import Ended, Stopped, Watch
+from inferbench_runner.task import Artifacts, CellTask
+
+Deliver = Callable[[SweepResult], None]
+
+ROOT_CAUSE_CHARS = 300
+"""The end of a dead process's output that goes into its reason; all of the kept tail goes into its log."""
+
+FAULT_CHARS = 1_000
+"""The same where the process says what the machine lacks: it names folders and what to do."""
+
+MAX_RESULT_BYTES = 1 << 16
+"""A cell's result is a few hundred bytes and a reason; its process may be out of its mind."""
+
+CELL_RESULT = TypeAdapter(CellResult)
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep works: the folders it reads and writes, who hears of its progress, who may ask it to stop."""
+
+    model_folder: Path
+    cache: Path
+    samples: Path | None
+    """Folder for raw samples; None: they are not kept."""
+    logs: Path | None
+    """Folder for what cells printed that went wrong; None: it goes to standard error."""
+    tell: Callable[[Mapping[str, Any]], None]
+    is_asked_to_stop: Callable[[], bool]
+
+
+class AskedToStop(Exception):
+    """The sweep ended before its end, because it was told to; what it had is delivered."""
+
+
+def run(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, previous: SweepResult | None = None) -> SweepResult:
+    """Measure the cells of a sweep that `previous` has no outcome for, and return its result.
+
+    Raises:
+        EnvironmentFault: the machine cannot do it, and no retry would help.
+        AskedToStop: somebody asked; delivered results stay.
+    """
+    result = _begin(plan, sweep, previous)
+    deliver(result)
+    reason = _unsupported_here(plan, sweep)
+    if reason is None:
+        result = _measure(plan, sweep, deliver, place, result)
+    else:
+        result = _all(result, sweep, Outcome.UNSUPPORTED, reason)
+    result = replace(result, finished_ms=_now_ms())
+    deliver(result)
+    return result
+
+
+def _begin(plan: Plan, sweep: Sweep, previous: SweepResult | None) -> SweepResult:
+    machine = environment.describe()
+    fresh = SweepResult(
+        plan=plan.short_hash,
+        sweep=sweep.index,
+        hardware=_hardware(machine, plan),
+        fingerprint=machine.fingerprint,
+        started_ms=_now_ms(),
+    )
+    return fresh if previous is None else _continued(previous, fresh)
+
+
+def _continued(previous: SweepResult, fresh: SweepResult) -> SweepResult:
+    """Keep what an interrupted sweep has, and the time that it took; the pause since then is nobody's time."""
+    spent_ms = (previous.finished_ms or 0) - (previous.started_ms or 0)
+    started_ms = (fresh.started_ms or 0) - max(0, spent_ms)
+    return replace(fresh, cells=previous.cells, started_ms=started_ms, prepare_ms=previous.prepare_ms)
+
+
+def _hardware(machine: Environment, plan: Plan) -> str:
+    """Name what the numbers are of: the GPU, or the processor and how many threads."""
+    if plan.work.device is Device.GPU and machine.gpus:
+        return f"{machine.gpus[0].name}, driver {machine.gpus[0].driver}"
+    return f"{machine.cpu_model}, {_threads(plan)} threads"
+
+
+def _unsupported_here(plan: Plan, sweep: Sweep) -> str | None:
+    """Ask the backend what it lacks on this machine."""
+    module = backends.find(sweep.strategy.backend)
+    if module is None:
+        return f"NotImplemented: this version of inferbench has no module for {sweep.strategy.backend}"
+    return module.missing(sweep.strategy.precision, plan.work.device)
+
+
+def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: SweepResult) -> SweepResult:
+    deadline = time.monotonic() + plan.work.timeout_seconds_per_sweep
+    begin = time.monotonic()
+    prepared = _prepare(plan, sweep, place, deadline)
+    result = replace(result, prepare_ms=(result.prepare_ms or 0) + round(1000 * (time.monotonic() - begin)))
+    if isinstance(prepared, _Failure):
+        return _all(result, sweep, prepared.outcome, prepared.reason)
+    missing = [cell for cell in sweep.cells if cell.batch_size not in {done.batch_size for done in result.cells}]
+    for place_in_line, cell in enumerate(missing):
+        if (done := _after_out_of_memory(result, cell)) is None:
+            deliver(replace(result, in_flight=cell.batch_size))
+            seconds = max(0.0, deadline - time.monotonic()) / (len(missing) - place_in_line)
+            with _scratch() as scratch:
+                done = _run_cell(_task(plan, sweep, cell, prepared, place, scratch), place, seconds)
+        result = replace(result.with_cell(done), finished_ms=_now_ms())
+        deliver(result)
+        place.tell({"event": "cell", "batchSize": cell.batch_size, "outcome": done.outcome, "reason": done.reason})
+    return result
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """Why nothing of a sweep could be measured."""
+
+    outcome: Outcome
+    reason: str
+
+
+def _prepare(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
+    """Find the artifacts that the backend reads, or have them made in a process of their own."""
+    needed = prepare.needed(plan.work.model, [sweep.strategy.backend])
+    if not needed:
+        return Artifacts()
+    request = prepare.Request(
+        model=plan.work.model, model_folder=place.model_folder, cache=place.cache, artifacts=needed
+    )
+    if (found := prepare.locate(request)) is not None:
+        return found
+    place.tell({"event": "progress", "stage": "preparing"})
+    with _scratch() as scratch:
+        answer = scratch / "answer.json"
+        with sinks.words_for_the_disk(scratch, sinks.SCRATCH):
+            arguments = prepare.command(request, scratch / "request.json", answer)
+        ended = process.run(
+            arguments, _environment(_threads(plan)), _watch(place, max(0.0, deadline - time.monotonic()))
+        )
+        return _prepared(ended, answer, request, place)
+
+
+def _prepared(ended: Ended, answer: Path, request: prepare.Request, place: Place) -> Artifacts | _Failure:
+    if ended.stopped is Stopped.ASKED:
+        raise AskedToStop
+    outcome, reason = _fate(ended, "preparing the model")
+    if outcome is not None:
+        _keep_log(place, "prepare", ended)
+        return _Failure(outcome, reason)
+    told = prepare.read_answer(answer)
+    if isinstance(told, prepare.Refusal):
+        _keep_log(place, "prepare", ended)
+        return _Failure(told.outcome, told.message)
+    found = prepare.locate(request)
+    return (
+        found if found is not None else _Failure(Outcome.FAILED, "NotPrepared: the prepared files are not in the cache")
+    )
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """Make a folder of this process's own for what it and a child hand each other."""
+    with sinks.words_for_the_disk(Path(tempfile.gettempdir()), sinks.SCRATCH):
+        folder = Path(tempfile.mkdtemp(prefix="inferbench-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _task(plan: Plan, sweep: Sweep, cell: Cell, artifacts: Artifacts, place: Place, scratch: Path) -> CellTask:
+    work = plan.work
+    return CellTask(
+        backend=sweep.strategy.backend,
+        precision=sweep.strategy.precision,
+        batch_size=cell.batch_size,
+        round=sweep.round,
+        device=work.device,
+        threads=_threads(plan),
+        options=work.backend_options.get(sweep.strategy.backend, {}),
+        model=work.model,
+        model_folder=place.model_folder,
+        measurement=work.measurement,
+        accuracy=work.accuracy,
+        artifacts=artifacts,
+        cache=place.cache,
+        result=scratch / "result.json",
+        samples=None if place.samples is None else place.samples / f"{sweep.index}-{cell.batch_size}.json.gz",
+    )
+
+
+def _threads(plan: Plan) -> int:
+    return plan.work.threads or circumstances.threads_default()
+
+
+def _run_cell(task: CellTask, place: Place, seconds: float) -> CellResult:
+    """Run one cell in its process; its result, or what its end says."""
+    task_file = task.result.with_name("task.json")
+    sinks.write_whole(task_file, task.model_dump_json().encode(), sinks.SCRATCH)
+    arguments = [sys.executable, "-m", "inferbench_runner.cell", str(task_file)]
+    ended = process.run(arguments, _environment(task.threads), _watch(place, seconds, task))
+    result = _cell_result(task, ended)
+    if result.outcome not in (Outcome.MEASURED, Outcome.UNSUPPORTED):
+        _keep_log(place, f"{task.backend}-{task.precision}-b{task.batch_size}-r{task.round}", ended)
+    return result
+
+
+def _cell_result(task: CellTask, ended: Ended) -> CellResult:
+    """Read what the cell left; its end decides when it was torn down or left nothing that can be read."""
+    if ended.stopped is Stopped.ASKED:
+        raise AskedToStop
+    if ended.status == ENVIRONMENT_FAULT_STATUS:
+        raise EnvironmentFault(f"{task.cell}: {_last_words(ended, FAULT_CHARS)}")
+    outcome, reason = _fate(ended, str(task.cell))
+    if outcome is not None:
+        return CellResult(task.batch_size, outcome, reason)
+    try:
+        return read_cell_result(task.result, task.batch_size)
+    except FileNotFoundError:
+        return _no_result(task, ended, "left no result")
+    except ValueError as error:
+        what = "JSON of another form" if isinstance(error, ValidationError) else error
+        return _no_result(task, ended, f"left a result that cannot be read: {what}")
+
+
+def _no_result(task: CellTask, ended: Ended, what: str) -> CellResult:
+    reason = f"NoResult: the process ended with status 0 but {what}. {_last_words(ended)}"
+    return CellResult(task.batch_size, Outcome.CRASHED, reason.strip())
+
+
+def read_cell_result(file: Path, batch_size: int) -> CellResult:
+    """Read what a cell process wrote. Raises ValueError where it is not the result of this cell."""
+    with file.open("rb") as stream:
+        payload = stream.read(MAX_RESULT_BYTES + 1)
+    if len(payload) > MAX_RESULT_BYTES:
+        raise ValueError(f"it is larger than {MAX_RESULT_BYTES} bytes")
+    result = CELL_RESULT.validate_json(payload, strict=True)
+    if result.batch_size != batch_size:
+        raise ValueError(f"it is of batch size {result.batch_size}")
+    if result.outcome is Outcome.MEASURED and (result.latency_median_ns or 0) <= 0:
+        raise ValueError("it is Measured but has no latency")
+    return result
+
+
+def _fate(ended: Ended, what: str) -> tuple[Outcome | None, str]:
+    """Say what the end of a process means; (None, "") when it ended well."""
+    words = _last_words(ended)
+    if ended.stopped is Stopped.TIME:
+        return Outcome.TIMED_OUT, f"TimeLimit: {what} took more than its {ended.seconds:.0f} s. {words}".strip()
+    if ended.stopped is Stopped.MEMORY:
+        taken = f"{ended.peak_bytes >> 20} MiB"
+        return Outcome.OUT_OF_MEMORY, f"HostMemory: {what} held {taken} and was ended before the kernel would have"
+    if ended.status < 0:
+        return Outcome.CRASHED, f"{ended.signal_name}: {what} was killed by a signal. {words}".strip()
+    if ended.status != 0:
+        return Outcome.CRASHED, f"ExitStatus: {what} ended with status {ended.status}. {words}".strip()
+    return None, ""
+
+
+def _last_words(ended: Ended, limit: int = ROOT_CAUSE_CHARS) -> str:
+    lines = [line.strip() for line in ended.output.splitlines() if line.strip()]
+    return cut_in_the_middle(" | ".join(lines[-3:]), limit)
+
+
+def _after_out_of_memory(result: SweepResult, cell: Cell) -> CellResult | None:
+    """Spare a batch size larger than one that was out of memory."""
+    smaller = [done.batch_size for done in result.cells if done.outcome is Outcome.OUT_OF_MEMORY]
+    if not smaller or cell.batch_size < min(smaller):
+        return None
+    reason = f"AfterOutOfMemory: batch size {min(smaller)} was out of memory already"
+    return CellResult(cell.batch_size, Outcome.OUT_OF_MEMORY, reason)
+
+
+def _all(result: SweepResult, sweep: Sweep, outcome: Outcome, reason: str) -> SweepResult:
+    """Give every cell without an outcome the same one."""
+    done = {cell.batch_size for cell in result.cells}
+    rest = tuple(CellResult(size, outcome, reason) for size in sweep.batch_sizes if size not in done)
+    return replace(result, cells=(*result.cells, *rest), in_flight=None)
+
+
+def _watch(place: Place, seconds: float, task: CellTask | None = None) -> Watch:
+    def on_progress(line: bytes) -> None:
+        try:
+            said = json.loads(line)
+        except ValueError:
+            return
+        if isinstance(said, dict):
+            place.tell({**said, "event": "progress", "batchSize": task.batch_size if task else None})
+
+    return Watch(seconds, on_progress, place.is_asked_to_stop)
+
+
+THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+"""Numeric libraries read these when they are loaded, before any of our code could tell them how many threads to use."""
+
+
+def _environment(threads: int) -> Mapping[str, str]:
+    """Return a child's environment. PYTHONSAFEPATH: no module of the current folder may stand in for a library's."""
+    return {**os.environ, "PYTHONSAFEPATH": "1", **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+
+
+def _keep_log(place: Place, name: str, ended: Ended) -> None:
+    if place.logs is None:
+        sys.stderr.write(ended.output)
+    elif ended.output:
+        sinks.write_whole(place.logs / f"{name}.log", ended.output.encode())
+
+
+def _now_ms() -> int:
+    """Wall clock: sweeps of one benchmark run in many processes, whose monotonic clocks have nothing in common."""
+    return time.time_ns() // 1_000_000

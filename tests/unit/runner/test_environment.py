@@ -1,0 +1,248 @@
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import replace
+from types import SimpleNamespace
+
+import pytest
+
+from inferbench_runner import environment
+from inferbench_runner.environment import Environment, Gpu, Library
+
+CPUINFO = """processor\t: 0
+model name\t: AMD EPYC 9005
+flags\t\t: fpu sse avx512_vnni avx2 hypervisor
+
+processor\t: 1
+model name\t: AMD EPYC 9005
+flags\t\t: fpu sse avx512_vnni avx2 hypervisor
+"""
+
+
+def an_environment(**differences):
+    machine = Environment(
+        cpu_model="AMD EPYC 9005",
+        cpu_flags=("avx2",),
+        logical_cpus=8,
+        affinity=(0, 1),
+        quota_milli_cpus=2000,
+        governor="performance",
+        memory_bytes=2**34,
+        memory_limit_bytes=2**33,
+        load_average_milli=250,
+        architecture="x86_64",
+        kernel="6.18",
+        container="kubernetes",
+        python="3.11.7",
+        libraries=(Library("torch", "2.15.0"),),
+        gpus=(Gpu("NVIDIA H200", 2**37, "580.1"),),
+    )
+    return replace(machine, **differences)
+
+
+def write(root, path, text):
+    target = root / path
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.write_text(text)
+
+
+class Nvml:
+    """NVIDIA's management library as far as we ask it."""
+
+    class NVMLError(Exception):
+        pass
+
+    def __init__(self, names, *, has_driver=True):
+        self.names = names
+        self.has_driver = has_driver
+        self.is_open = False
+
+    def nvmlInit(self):  # noqa: N802 (its name)
+        if not self.has_driver:
+            raise self.NVMLError("Driver Not Loaded")
+        self.is_open = True
+
+    def nvmlShutdown(self):  # noqa: N802 (its name)
+        self.is_open = False
+
+    def nvmlSystemGetDriverVersion(self):  # noqa: N802 (its name)
+        return "580.1"
+
+    def nvmlDeviceGetCount(self):  # noqa: N802 (its name)
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802 (its name)
+        return index
+
+    def nvmlDeviceGetName(self, handle):  # noqa: N802 (its name)
+        if self.names[handle] is None:
+            raise self.NVMLError("GPU is lost")
+        return self.names[handle]
+
+    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802 (its name)
+        return SimpleNamespace(total=2**37)
+
+
+class TestDescribe:
+    def test_it_reads_the_processor(self, tmp_path):
+        write(tmp_path, "proc/cpuinfo", CPUINFO)
+        write(tmp_path, "proc/self/status", "Cpus_allowed_list:\t1\n")
+
+        machine = environment.describe(tmp_path)
+
+        assert machine.cpu_model == "AMD EPYC 9005"
+        assert machine.cpu_flags == ("avx2", "avx512_vnni")
+        assert machine.logical_cpus == 2
+        assert machine.affinity == (1,)
+
+    def test_an_arm_processor_is_named_by_its_numbers(self, tmp_path):
+        write(
+            tmp_path,
+            "proc/cpuinfo",
+            "processor : 0\nFeatures : fp asimddp sve\nCPU implementer : 0x41\nCPU part : 0xd40\n",
+        )
+
+        machine = environment.describe(tmp_path)
+
+        assert machine.cpu_model == "0x41 0xd40"
+        assert machine.cpu_flags == ("asimddp", "sve")
+
+    def test_a_machine_without_proc_is_described_as_far_as_python_knows_it(self, tmp_path):
+        machine = environment.describe(tmp_path)
+
+        assert machine.cpu_model
+        assert machine.logical_cpus >= 1
+        assert machine.memory_bytes is None
+        assert machine.python == platform.python_version()
+
+    def test_the_hosts_name_is_nowhere(self):
+        """Results are made to be shown around."""
+        record = json.dumps(environment.describe().as_dict())
+
+        assert len(platform.node()) < 4 or platform.node() not in record
+
+    def test_what_is_installed_is_told_without_importing_it(self):
+        code = (
+            "import sys; from inferbench_runner import environment; environment.describe();"
+            "print(sorted({'torch', 'onnxruntime', 'numpy', 'onnx'} & set(sys.modules)))"
+        )
+
+        printed = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+
+        assert printed.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        pytest.param(".dockerenv", "", "docker", id="docker leaves a file"),
+        pytest.param("run/.containerenv", "", "podman", id="so does podman"),
+        pytest.param(
+            "proc/self/mountinfo",
+            "9 1 8:1 /var/lib/kubelet/pods/1/etc-hosts /etc/hosts rw - ext4 /dev/sda rw\n",
+            "kubernetes",
+            id="a pod has its hosts file from the kubelet",
+        ),
+        pytest.param(
+            "proc/self/mountinfo",
+            "9 1 8:1 / /var/lib/kubelet/pods/1/volumes rw - tmpfs tmpfs rw\n",
+            None,
+            id="a node that runs pods is not one",
+        ),
+        pytest.param("proc/self/mountinfo", "9 1 8:1 / / rw - ext4 /dev/sda rw\n", None, id="a plain machine is none"),
+    ],
+)
+def test_container(tmp_path, path, text, expected):
+    write(tmp_path, path, text)
+
+    assert environment.describe(tmp_path).container == expected
+
+
+class TestFingerprint:
+    @pytest.mark.parametrize(
+        "difference",
+        [
+            pytest.param({"cpu_model": "Intel Xeon"}, id="another processor"),
+            pytest.param({"cpu_flags": ("avx2", "amx_int8")}, id="other instructions"),
+            pytest.param({"affinity": (0, 1, 2)}, id="more CPUs"),
+            pytest.param({"quota_milli_cpus": None}, id="no quota"),
+            pytest.param({"governor": "powersave"}, id="another governor"),
+            pytest.param({"libraries": (Library("torch", "2.16.0"),)}, id="another version of a library"),
+            pytest.param({"libraries": ()}, id="a library fewer"),
+            pytest.param({"gpus": (Gpu("NVIDIA H200", 2**37, "590.1"),)}, id="another driver"),
+            pytest.param({"gpus": ()}, id="no GPU"),
+            pytest.param({"python": "3.12.1"}, id="another Python"),
+        ],
+    )
+    def test_what_makes_results_incomparable_changes_it(self, difference):
+        assert an_environment(**difference).fingerprint != an_environment().fingerprint
+
+    @pytest.mark.parametrize(
+        "difference",
+        [
+            pytest.param({"affinity": (4, 5)}, id="other CPUs of the same kind"),
+            pytest.param({"kernel": "6.19"}, id="another kernel"),
+            pytest.param({"memory_bytes": 1}, id="other memory"),
+            pytest.param({"load_average_milli": 9000}, id="other load"),
+            pytest.param({"container": None}, id="no container"),
+        ],
+    )
+    def test_what_leaves_them_comparable_does_not(self, difference):
+        assert an_environment(**difference).fingerprint == an_environment().fingerprint
+
+    def test_it_fits_into_a_result(self):
+        assert len(an_environment().fingerprint) == environment.FINGERPRINT_DIGITS
+
+
+def test_the_record_is_json_without_floats():
+    def refuse(text):
+        raise AssertionError(text)
+
+    record = json.loads(json.dumps(an_environment().as_dict()), parse_float=refuse)
+
+    assert record["libraries"] == {"torch": "2.15.0"}
+    assert record["gpus"] == [{"name": "NVIDIA H200", "memoryBytes": 2**37, "driver": "580.1"}]
+    assert record["fingerprint"] == an_environment().fingerprint
+
+
+def test_names_are_written_as_in_all_other_json():
+    record = json.loads(an_environment().dump())
+
+    assert record["cpuModel"] == "AMD EPYC 9005"
+    assert not [name for name in record if "_" in name]
+
+
+@pytest.mark.parametrize(
+    ("gpus", "affinity", "expected"),
+    [
+        pytest.param((), (3,), "AMD EPYC 9005, 1 CPU", id="a processor, and how much of it"),
+        pytest.param(("A", "A", "B"), (0, 1), "2 x A, B, AMD EPYC 9005, 2 CPUs", id="GPUs come first"),
+    ],
+)
+def test_the_hardware_in_a_few_words(gpus, affinity, expected):
+    machine = an_environment(gpus=tuple(Gpu(name, 1, "580.1") for name in gpus), affinity=affinity)
+
+    assert machine.hardware == expected
+
+
+class TestGpus:
+    def test_each_is_named_with_its_driver(self):
+        nvml = Nvml(["NVIDIA H200", "NVIDIA A100"])
+
+        found = environment.gpus(nvml)
+
+        assert found == [Gpu("NVIDIA H200", 2**37, "580.1"), Gpu("NVIDIA A100", 2**37, "580.1")]
+        assert not nvml.is_open
+
+    def test_without_the_library_there_are_none(self):
+        assert environment.gpus(None) == ()
+
+    def test_without_a_driver_there_are_none(self):
+        assert environment.gpus(Nvml([], has_driver=False)) == ()
+
+    def test_a_gpu_that_fell_off_the_bus_ends_the_question_not_the_program(self):
+        nvml = Nvml([None])
+
+        assert environment.gpus(nvml) == ()
+        assert not nvml.is_open
