@@ -1,0 +1,116 @@
+"""The `inferbench` program: arguments in, exit status out.
+
+What each command does stands in `commands`, which is imported when one is called, so that `--help` is there at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+EXIT_STATUSES = """exit status:
+  0    everything was measured
+  1    more cells failed than maxFailedCells allows, or a sweep was lost
+  2    the file is wrong: every mistake is listed with its line
+  3    this machine cannot do it (no GPU, disk full, something not installed, folder in use)
+  4    an expectation does not hold
+  130  interrupted; the same command goes on from there
+"""
+
+DESCRIPTION = """Which inference backend, at which precision and batch size, is best for this model on this machine?
+
+  inferbench run bench.yaml        measure, and say which is best and how sure that is
+  inferbench plan bench.yaml       what would be measured, in which order, and how long it may take
+  inferbench report DIR            the answer again, from a folder of results
+"""
+
+INTERRUPTED_STATUS = 130
+BROKEN_PIPE_STATUS = 141
+"""What a shell reports for a program that SIGPIPE ended, as it ends others."""
+
+JSON_HELP = "print JSON instead"
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the program; every error becomes a sentence on standard error and an exit status."""
+    parsed = parser().parse_args(arguments)
+    try:
+        return _do(parsed)
+    except KeyboardInterrupt:
+        print("inferbench: interrupted", file=sys.stderr)
+        return INTERRUPTED_STATUS
+    except BrokenPipeError:
+        # Whoever read our output has had enough. What is still buffered would raise again when Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_STATUS
+
+
+def _do(parsed: argparse.Namespace) -> int:
+    from inferbench_cli import commands
+    from inferbench_contract.errors import InferbenchError
+
+    try:
+        status = int(commands.COMMANDS[parsed.command](parsed))
+        sys.stdout.flush()
+        return status
+    except InferbenchError as error:
+        print(f"inferbench: {error}", file=sys.stderr)
+        return error.exit_status
+
+
+def parser() -> argparse.ArgumentParser:
+    """Describe the commands; imports nothing, so that `--help` is there at once."""
+    top = argparse.ArgumentParser(
+        prog="inferbench",
+        description=DESCRIPTION,
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    _add_run(commands)
+    _add_plan(commands)
+    _add_report(commands)
+    validate = commands.add_parser("validate", help="check files, and list every mistake with its line")
+    validate.add_argument("files", nargs="+", metavar="FILE", help="an InferenceBenchmark in YAML")
+    backends = commands.add_parser("backends", help="what works on this machine, and if not, why and what to install")
+    backends.add_argument("--device", choices=("cpu", "gpu"), help="only for this device (default: both)")
+    backends.add_argument("--json", action="store_true", help=JSON_HELP)
+    commands.add_parser("schema", help="the JSON schema of the file, for editors and other programs")
+    commands.add_parser("version", help="the version of inferbench and of what it measures with")
+    return top
+
+
+def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    run = commands.add_parser(
+        "run",
+        help="measure on this machine, and say which is best",
+        description="Measure every cell of a benchmark on this machine, each in a process of its own, in interleaved\n"
+        "rounds. Finished sweeps are kept: after an interruption the same command goes on where it stopped.",
+        epilog=EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("file", metavar="FILE", help="an InferenceBenchmark in YAML")
+    run.add_argument(
+        "--output", metavar="DIR", help="folder for the results (default: inferbench-results/NAME-PLANHASH)"
+    )
+    run.add_argument("--fresh", action="store_true", help="throw away what is in the folder and start over")
+    shown = run.add_mutually_exclusive_group()
+    shown.add_argument("--quiet", action="store_true", help="no progress, only the answer")
+    shown.add_argument("--json", action="store_true", help="no progress, and summary.json instead of the table")
+
+
+def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    plan = commands.add_parser("plan", help="what would be measured, in which order, and how long it may take")
+    plan.add_argument("file", metavar="FILE", help="an InferenceBenchmark in YAML")
+    plan.add_argument("--json", action="store_true", help=JSON_HELP)
+
+
+def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    report = commands.add_parser("report", help="the answer again, from a folder of results; writes report.html anew")
+    report.add_argument("folder", metavar="DIR", help="a folder that `inferbench run` wrote")
+    report.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

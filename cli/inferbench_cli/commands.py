@@ -1,0 +1,203 @@
+"""What each command does. Every function takes the parsed arguments and returns the exit status."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import sys
+from argparse import Namespace
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from inferbench_cli import folder, machine, progress, table
+from inferbench_cli import run as runs
+from inferbench_cli.folder import Folder
+from inferbench_cli.progress import Progress
+from inferbench_contract import __version__, document, schema
+from inferbench_contract import plan as plans
+from inferbench_contract.errors import PlanError, SpecError
+from inferbench_contract.plan import Plan
+from inferbench_contract.spec import InferenceBenchmark
+
+
+def run(arguments: Namespace) -> int:
+    """Measure a benchmark on this machine."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # what ends a service ends it like Ctrl-C
+    console = _console()
+    is_silent = arguments.quiet or arguments.json
+
+    def progress_of(plan: Plan, done: int, opened: Folder) -> Progress:
+        if is_silent:
+            return progress.Silent()
+        _announce(console, plan, done, opened)
+        return progress.Spoken(console, plan, done)
+
+    output = Path(arguments.output) if arguments.output else None
+    benchmark, ended = runs.run(Path(arguments.file), output, progress_of, fresh=arguments.fresh)
+    if arguments.json:
+        print(ended.summary.dump(), end="")
+    else:
+        table.show(console, ended.summary)
+        _say_where(console, ended.folder)
+    _say_how_it_ended(ended, arguments)
+    return runs.exit_status(ended, benchmark)
+
+
+def _console() -> Console:
+    """Return a terminal that prints what it is given: the brackets of `inferbench[runner]` are no markup."""
+    return Console(highlight=False, markup=False, emoji=False)
+
+
+def plan(arguments: Namespace) -> int:
+    """Show what would be measured."""
+    expanded = plans.expand(document.read(Path(arguments.file)))
+    if arguments.json:
+        print(expanded.dump())
+    else:
+        _show_plan(_console(), expanded)
+    return 0
+
+
+def report(arguments: Namespace) -> int:
+    """Show the answer of a folder again, and write its files anew."""
+    opened = Folder(Path(arguments.folder))
+    expanded = opened.plan()
+    benchmark = document.read(opened.benchmark_file)
+    _require_same_plan(benchmark, expanded, opened)
+    found = runs.write_answer(opened, benchmark, expanded)
+    if arguments.json:
+        print(found.dump(), end="")
+    else:
+        table.show(_console(), found)
+        print(f"\nWritten: {opened.path / folder.REPORT}")
+    return 0
+
+
+def _require_same_plan(benchmark: InferenceBenchmark, measured: Plan, opened: Folder) -> None:
+    """Refuse a copy of the YAML that asks for something else; what only judges the numbers may be changed in it."""
+    asked = plans.expand(benchmark)
+    if asked.hash != measured.hash:
+        raise PlanError(
+            f"{opened.benchmark_file} was changed: its plan is {asked.short_hash}, and what was measured is plan "
+            f"{measured.short_hash}. Run the changed file with an --output folder of its own."
+        )
+
+
+def validate(arguments: Namespace) -> int:
+    """Check files; all mistakes of all of them."""
+    is_wrong = False
+    for file in arguments.files:
+        try:
+            benchmark = document.read(Path(file))
+        except SpecError as error:
+            is_wrong = True
+            print(error, file=sys.stderr)
+        else:
+            sweeps = len(plans.expand(benchmark).sweeps)
+            print(f"{file}: valid, {benchmark.name}, {sweeps} sweeps")
+    return SpecError.exit_status if is_wrong else 0
+
+
+def backends(arguments: Namespace) -> int:
+    """Show what works here."""
+    devices = [arguments.device] if arguments.device else ["cpu", "gpu"]
+    rows = [row for device in devices for row in machine.ask("backends", "--device", device)]
+    if arguments.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _show_backends(_console(), rows)
+    return 0
+
+
+def print_schema(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes them)
+    """Print the JSON schema."""
+    print(json.dumps(schema.document_schema(), indent=1))
+    return 0
+
+
+def version(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes them)
+    """Print versions."""
+    print(f"inferbench {__version__}")
+    for name, found in machine.ask("environment")["libraries"].items():
+        print(f"  {name} {found}")
+    return 0
+
+
+def _announce(console: Console, plan: Plan, done: int, opened: Folder) -> None:
+    cells = len(plan.measurable_cells)
+    console.print(
+        f"{cells} cells in {plan.rounds} rounds, {len(plan.sweeps)} sweeps, to {opened.path}/", soft_wrap=True
+    )
+    for strategy, reason in plan.unsupported.items():
+        console.print(f"not measured: {strategy}: {reason}", soft_wrap=True)
+    if done:
+        console.print(f"going on: {done} sweeps were finished by an earlier run (--fresh starts over)")
+
+
+def _say_where(console: Console, opened: Folder) -> None:
+    console.print(f"\nEverything is in {opened.path}/ (open report.html in a browser).", soft_wrap=True)
+    if opened.has_logs:
+        console.print(f"What processes printed that went wrong is in {opened.path}/{folder.LOGS}/.", soft_wrap=True)
+
+
+def _say_how_it_ended(ended: runs.Ended, arguments: Namespace) -> None:
+    if ended.fault is not None:
+        print(f"inferbench: {ended.fault}", file=sys.stderr)
+    if ended.interrupted:
+        output = ["--output", arguments.output] if arguments.output else []
+        command = shlex.join(["inferbench", "run", arguments.file, *output])
+        print(f"Interrupted; what was measured is kept. To go on: {command}", file=sys.stderr)
+
+
+def _show_plan(console: Console, plan: Plan) -> None:
+    shown = Table(title=f"Plan {plan.short_hash}: {len(plan.sweeps)} sweeps", title_justify="left")
+    for name in ("Sweep", "Round", "Strategy", "Batch sizes"):
+        shown.add_column(name, justify="right" if name in {"Sweep", "Round"} else "left")
+    for sweep in plan.sweeps:
+        sizes = ", ".join(map(str, sweep.batch_sizes))
+        shown.add_row(str(sweep.index + 1), str(sweep.round + 1), str(sweep.strategy), sizes)
+    console.print(shown)
+    for strategy, reason in plan.unsupported.items():
+        console.print(f"Unsupported: {strategy}: {reason}")
+    console.print(_how_long(plan), soft_wrap=True)
+
+
+def _how_long(plan: Plan) -> str:
+    """Say how long it takes at most: what is bounded by the file, and what bounds the rest."""
+    measurement = plan.work.measurement
+    runs_of_cells = sum(len(sweep.batch_sizes) for sweep in plan.sweeps)
+    timed = runs_of_cells * (measurement.max_seconds_per_cell + measurement.warmup_max_seconds)
+    most = len(plan.sweeps) * plan.work.timeout_seconds_per_sweep
+    return (
+        f"{runs_of_cells} processes warm up and measure for at most {_minutes(timed)} together. Starting, loading and "
+        f"compiling come on top; the time limit of each sweep ends everything after {_minutes(most)}."
+    )
+
+
+def _minutes(seconds: int) -> str:
+    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+
+
+def _show_backends(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
+    shown = Table(title="Strategies on this machine", title_justify="left")
+    for name in ("Device", "Strategy", "Works", "Why not, and what helps"):
+        shown.add_column(name)
+    for row in rows:
+        shown.add_row(row["device"], row["strategy"], "no" if row["reason"] else "yes", row["reason"] or "")
+    console.print(shown)
+
+
+COMMANDS = {
+    "run": run,
+    "plan": plan,
+    "report": report,
+    "validate": validate,
+    "backends": backends,
+    "schema": print_schema,
+    "version": version,
+}

@@ -1,0 +1,171 @@
+"""Starts the runner on this machine, as a cluster would start a pod, and asks it about this machine."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from inferbench_cli import folder
+from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
+
+BAD_CONFIGURATION_STATUS = 43
+ENVIRONMENT_FAULT_STATUS = 44
+
+PARENT = "INFERBENCH_PARENT"
+"""The runner dies with the process that this names (`inferbench_runner.lifeline`)."""
+
+TAIL_CHARS = 2_000
+KEPT_LINES = 1_000
+"""Of what a runner says on standard error: all of it goes into the log, the end into a message."""
+
+REQUIRED = ("inferbench_runner", "numpy")
+"""What every runner imports. The libraries of a backend are its own to ask for."""
+
+Hear = Callable[[Mapping[str, Any]], None]
+
+
+class RunnerDiedError(InferbenchError):
+    """The runner itself ended without finishing its sweep; running it again may help."""
+
+
+class InterruptedRun(Exception):
+    """The person at the terminal wants it to end."""
+
+
+def ask(*arguments: str) -> Any:
+    """Run the runner for an answer in JSON. Raises EnvironmentFault when it cannot give one."""
+    done = subprocess.run(_command(*arguments), env=_environment(), capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise EnvironmentFault(f"The runner cannot tell about this machine: {done.stderr[-TAIL_CHARS:].strip()}")
+    return json.loads(done.stdout)
+
+
+def measure(plan_file: Path, index: int, output: Path, model_folder: Path, hear: Hear) -> None:
+    """Run one sweep in a runner process, and pass on what it tells.
+
+    Ctrl-C asks it to stop, and it delivers what it has; a second Ctrl-C kills it.
+
+    Raises:
+        InterruptedRun: Ctrl-C was pressed.
+        EnvironmentFault: the runner says that this machine cannot do it.
+        RunnerDiedError: the runner ended otherwise without finishing the sweep.
+        PlanError: the runner cannot read the plan.
+    """
+    places = ("--plan", str(plan_file), "--output", str(output), "--model-folder", str(model_folder))
+    with _started(_command("sweep", "--index", str(index), *places)) as runner, _stopping(runner) as asked:
+        errors = _Errors(runner.stderr)
+        _hear_all(runner, hear)
+        status = runner.wait()
+        errors.join()
+    if asked:
+        raise InterruptedRun
+    _judge(status, errors.heard, output / "logs" / f"sweep-{index}.log")
+
+
+def _started(command: list[str]) -> subprocess.Popen[str]:
+    """Start it in a session of its own: the terminal's Ctrl-C is for us alone."""
+    return subprocess.Popen(
+        command,
+        env=_environment(),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+class _Errors(threading.Thread):
+    """Hears what the runner says on standard error. Through a pipe, because the disk may be what it complains about."""
+
+    def __init__(self, stream: IO[str] | None) -> None:
+        super().__init__(daemon=True)
+        self._stream = stream
+        self._lines: deque[str] = deque(maxlen=KEPT_LINES)
+        self.start()
+
+    def run(self) -> None:
+        """Listen until the runner has ended."""
+        self._lines.extend(self._stream or ())
+
+    @property
+    def heard(self) -> str:
+        """The end of what it said."""
+        return "".join(self._lines)
+
+
+def _keep(words: str, log: Path) -> None:
+    """Leave the whole of it where a person finds it, if there is room for that."""
+    if words:
+        with contextlib.suppress(OSError, EnvironmentFault):
+            log.parent.mkdir(parents=True, exist_ok=True)
+            folder.write_whole(log, words)
+
+
+@contextmanager
+def _stopping(runner: subprocess.Popen[str]) -> Iterator[Sequence[int]]:
+    """Pass Ctrl-C (or SIGTERM) on: ask the runner to stop, and kill it when asked again. Yields what was asked."""
+    asked: list[int] = []
+
+    def stop(number: int, _: object) -> None:
+        asked.append(number)
+        runner.send_signal(signal.SIGTERM if len(asked) == 1 else signal.SIGKILL)
+
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield asked
+    except BaseException:
+        runner.kill()
+        raise
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _hear_all(runner: subprocess.Popen[str], hear: Hear) -> None:
+    for line in runner.stdout or ():
+        try:
+            said = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(said, dict):
+            hear(said)
+
+
+def _judge(status: int, words: str, log: Path) -> None:
+    """Say what the end of a runner means. What it says of the machine or the plan is the message; the rest is logged."""
+    end = words[-TAIL_CHARS:].strip()
+    if status == ENVIRONMENT_FAULT_STATUS:
+        raise EnvironmentFault(end)
+    if status == BAD_CONFIGURATION_STATUS:
+        raise PlanError(end)
+    _keep(words, log)
+    if status != 0:
+        raise RunnerDiedError(
+            f"The runner of {log.stem} ended with status {status}: {end or 'it said nothing'}. "
+            "What was measured stays; the same command goes on from it."
+        )
+
+
+def _command(*arguments: str) -> list[str]:
+    """Return the runner's command line: the same Python, and no module of the current folder by accident (-P)."""
+    if any(importlib.util.find_spec(name) is None for name in REQUIRED):
+        raise EnvironmentFault("The runner is not installed: pip install 'inferbench[runner]'")
+    return [sys.executable, "-P", "-m", "inferbench_runner", *arguments]
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, PARENT: str(os.getpid())}

@@ -1,0 +1,118 @@
+"""How a run was measured, for its report: what was done with its numbers, where the time went, and the machine."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from inferbench_cli.markup import Html, join, table, tag
+from inferbench_contract import sentences
+from inferbench_contract.result import cut_in_the_middle
+from inferbench_contract.spec import BenchmarkSpec, Contract
+from inferbench_contract.summary import Summary
+
+CONTRACTS = {
+    Contract.DEVICE_RESIDENT: "inputs and outputs stay on the device",
+    Contract.END_TO_END: "copies from and to the host count",
+}
+
+LABELS = {
+    "cpuModel": "Processor",
+    "cpuFlags": "Instructions",
+    "logicalCpus": "Logical CPUs",
+    "affinity": "CPUs allowed",
+    "quotaMilliCpus": "CPU quota",
+    "loadAverageMilli": "Load average at the start",
+    "gpus": "GPUs",
+}
+"""What the environment calls otherwise than people do."""
+
+THOUSANDTHS = ("quotaMilliCpus", "loadAverageMilli")
+MAX_LABEL = 60
+
+
+def told(spec: BenchmarkSpec, summary: Summary) -> Sequence[Html]:
+    """Say how it was measured, with the numbers of this run."""
+    return [tag("ul", *(tag("li", sentence) for sentence in _sentences(spec, summary))), *_spent(summary)]
+
+
+def environment(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
+    """Return what is known of the machine, in words."""
+    said = ((_label(key), _value(key, value)) for key, value in found.items() if key != "schemaVersion")
+    return ((label, value) for label, value in said if value)
+
+
+def counted(number: int, name: str) -> str:
+    """Write `1 round`, `4 rounds`."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}s"
+
+
+def _sentences(spec: BenchmarkSpec, summary: Summary) -> Iterable[str]:
+    measurement, threads = summary.plan.work.measurement, summary.plan.work.threads
+    calls = sum(row.samples for row in summary.table.rows.values())
+    turns = " Every second round ran in reversed order, so that a steady drift touches all strategies alike."
+    rounds = f"{counted(measurement.rounds, 'round')}: in each, every cell got a fresh process."
+    yield rounds + (turns if measurement.rounds > 1 else "")
+    yield (
+        f"A process warmed up until its calls had settled, for at most {measurement.warmup_max_seconds} s, and then "
+        f"timed calls for at most {measurement.max_seconds_per_cell} s: {calls:,} timed calls in all."
+    )
+    yield f"Contract {measurement.contract}: {CONTRACTS[measurement.contract]}."
+    yield (
+        f"Each backend had {counted(threads, 'thread')}."
+        if threads
+        else "Each backend had a thread for each CPU allowed."
+    )
+    yield (
+        "Before it was timed, each process compared its answers with those of the fp32 reference; cells that are not "
+        f"accurate enough are treated by onViolation: {spec.accuracy.on_violation}."
+    )
+
+
+def _spent(summary: Summary) -> Sequence[Html]:
+    spent = summary.spent
+    parts = {
+        "Measuring": spent.measuring,
+        "Warming up": spent.warming_up,
+        "Preparing: loading, converting, compiling": spent.preparing,
+        "Starting, checking and ending processes": spent.other,
+        "Idle between sweeps": spent.idle,
+    }
+    if (whole := sum(parts.values())) == 0:
+        return []
+    rows = [(name, _time(seconds), _bar(seconds / whole)) for name, seconds in parts.items()]
+    return [table("spent", f"Where {_time(whole)} went.", ("What", "Time", "Share"), rows)]
+
+
+def _bar(share: float) -> Html:
+    return join([tag("span", class_="share", style=f"width:{100 * share:.1f}%"), sentences.percent(share)])
+
+
+def _time(seconds: int) -> str:
+    minutes, rest = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if number]
+    return " ".join(parts[:2]) or "0 s"
+
+
+def _label(key: str) -> str:
+    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key.removesuffix("Bytes")).lower()
+    return cut_in_the_middle(LABELS.get(key, words[:1].upper() + words[1:]), MAX_LABEL)
+
+
+def _value(key: str, value: object) -> str:
+    """Write a value for people; empty when it says nothing."""
+    match value:
+        case None:
+            return ""
+        case int() if key.endswith("Bytes"):
+            return f"{value / 2**30:.1f} GiB"
+        case int() if key in THOUSANDTHS:
+            return f"{value / 1000:g}"
+        case dict():
+            return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
+        case list():
+            return ", ".join(_value("", inner) for inner in value)
+        case _:
+            return str(value)

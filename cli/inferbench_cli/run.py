@@ -1,0 +1,224 @@
+"""`inferbench run`: the whole benchmark on this machine, sweep by sweep, going on where an earlier run stopped."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from inferbench_cli import folder, machine, report
+from inferbench_cli.folder import Folder
+from inferbench_cli.progress import Progress
+from inferbench_contract import cells, document, summary
+from inferbench_contract import plan as plans
+from inferbench_contract.cells import Row
+from inferbench_contract.errors import EnvironmentFault, InferbenchError
+from inferbench_contract.plan import Plan, Sweep
+from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.summary import Summary, milli
+from inferbench_contract.words import Cell, Judgement
+
+INTERRUPTED = 130
+FAILED_CELLS = 1
+EXPECTATION = 4
+
+CSV_HEADER = (
+    "backend", "precision", "batch_size", "outcome",
+    "latency_median_ns", "latency_low_ns", "latency_high_ns", "latency_p90_ns", "latency_p99_ns",
+    "throughput_milli_per_second", "speedup_milli", "speedup_low_milli", "speedup_high_milli", "verdict",
+    "doubts", "rounds", "samples", "reason",
+    "device_median_ns", "enqueue_median_ns", "relative_l2_parts_per_billion", "top1_agreement_basis_points",
+    "prepare_first_ms", "prepare_ms", "warmup_ms", "memory_mib", "compile_cold_ms", "compile_warm_ms",
+)  # fmt: skip
+"""The first eighteen are promised (design.md); the others follow, and more may."""
+
+
+HARMLESS_CHANGES = frozenset({"fingerprint", "kernel", "modelSha256", "loadAverageMilli"})
+"""What may differ between two runs of one folder, or says nothing about why they differ."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended: what it knows, and the faults that kept it from knowing more."""
+
+    summary: Summary
+    folder: Folder
+    interrupted: bool
+    fault: InferbenchError | None
+
+
+def run(file: Path, output: Path | None, progress_of: Any, *, fresh: bool) -> tuple[InferenceBenchmark, Ended]:
+    """Measure what is not measured yet, and write the answer. Raises SpecError, PlanError, EnvironmentFault."""
+    benchmark = document.read(file)
+    plan = plans.expand(benchmark)
+    path = output or folder.default_path(benchmark.name, plan)
+    with folder.opened(path, plan, file.read_text(), fresh=fresh) as opened:
+        _record_environment(opened, benchmark, plan, file)
+        missing = tuple(sweep for sweep in plan.sweeps if not _is_done(opened, plan, sweep))
+        progress = progress_of(plan, len(plan.sweeps) - len(missing), opened)
+        interrupted, fault = _Sweeps(opened, plan, file.parent, benchmark.spec.retries, progress).run(missing)
+        return benchmark, Ended(write_answer(opened, benchmark, plan), opened, interrupted, fault)
+
+
+def exit_status(ended: Ended, benchmark: InferenceBenchmark) -> int:
+    """Return the first that applies of 130, 2, 3, 1, 4; 0 when none does."""
+    spec, found = benchmark.spec, ended.summary
+    failed = summary.failed_cells(found, spec) > spec.max_failed_cells
+    broken = any(judged.judgement is Judgement.DOES_NOT_HOLD for judged in found.judged)
+    statuses = [
+        INTERRUPTED if ended.interrupted else 0,
+        ended.fault.exit_status if ended.fault else 0,
+        FAILED_CELLS if failed else 0,
+        EXPECTATION if broken else 0,
+    ]
+    return next((status for status in statuses if status), 0)
+
+
+def write_answer(opened: Folder, benchmark: InferenceBenchmark, plan: Plan) -> Summary:
+    """Write summary.json, cells.csv and report.html from what is in the folder."""
+    found = summary.summarize(benchmark, plan, opened.results(plan))
+    samples = opened.samples(plan)
+    opened.write("summary.json", found.dump())
+    opened.write("cells.csv", cells_csv(found, samples))
+    opened.write(folder.REPORT, report.render(benchmark, found, opened.environment(), samples))
+    return found
+
+
+def cells_csv(found: Summary, samples: Mapping[tuple[Cell, int], Any]) -> str:
+    """Return a row per cell; empty fields are what was not measured."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(CSV_HEADER)
+    for row in found.table.rows.values():
+        writer.writerow(["" if value is None else value for value in _csv_row(row, samples)])
+    return text.getvalue()
+
+
+def _csv_row(row: Row, samples: Mapping[tuple[Cell, int], Any]) -> Iterable[str | int | None]:
+    strategy, latency, speedup = row.cell.strategy, row.latency, row.speedup
+    kept = [samples[row.cell, round_] for round_ in row.medians if (row.cell, round_) in samples]
+    complete = kept if len(kept) == len(row.medians) else []
+    yield from (strategy.backend, strategy.precision, row.cell.batch_size, row.outcome or "Missing")
+    yield from (_whole(getattr(latency, end, None)) for end in ("value", "low", "high"))
+    yield from cells.pooled_percentiles(complete)
+    yield _whole(row.throughput.value if row.throughput else None)
+    yield from (milli(getattr(speedup, end, None)) for end in ("value", "low", "high"))
+    yield row.verdict
+    yield ";".join(f"{doubt}:{count}" for doubt, count in row.doubts.items())
+    yield from (len(row.medians), row.samples, row.reason)
+    yield from (_middle(row, field) for field in ("device_median_ns", "enqueue_median_ns"))
+    yield max(row.values("relative_l2_parts_per_billion"), default=None)
+    yield min(row.values("top1_agreement_basis_points"), default=None)
+    yield next(iter(row.values("prepare_ms")), None)
+    yield from (_middle(row, field) for field in ("prepare_ms", "warmup_ms"))
+    yield max(row.values("memory_mib"), default=None)
+    yield from (_compile_ms(row, was_cold=was_cold) for was_cold in (1, 0))
+
+
+def _compile_ms(row: Row, *, was_cold: int) -> int | None:
+    """Return the middle compile time of the rounds whose cache was empty, or was not."""
+    times = sorted(
+        r.compile_ms for r in row.rounds.values() if r.compile_ms is not None and r.compile_was_cold == was_cold
+    )
+    return times[len(times) // 2] if times else None
+
+
+def _middle(row: Row, field: str) -> int | None:
+    values = sorted(row.values(field))
+    return values[len(values) // 2] if values else None
+
+
+def _whole(value: float | None) -> int | None:
+    return None if value is None else round(value)
+
+
+def _is_done(opened: Folder, plan: Plan, sweep: Sweep) -> bool:
+    result = opened.result(plan, sweep)
+    return result is not None and result.is_complete(sweep)
+
+
+@dataclass(frozen=True)
+class _Sweeps:
+    """What it takes to run sweeps of a plan in a folder."""
+
+    opened: Folder
+    plan: Plan
+    model_folder: Path
+    retries: int
+    progress: Progress
+
+    def run(self, missing: Iterable[Sweep]) -> tuple[bool, InferbenchError | None]:
+        """Run sweeps in order. Returns whether somebody interrupted it, and the fault that ended it or the last one."""
+        died = None
+        try:
+            for sweep in missing:
+                died = self._run_one(sweep) or died
+        except (machine.InterruptedRun, KeyboardInterrupt):
+            return True, died
+        except InferbenchError as fault:
+            return False, fault
+        finally:
+            self.progress.closed()
+        return False, died
+
+    def _run_one(self, sweep: Sweep) -> machine.RunnerDiedError | None:
+        """Run a sweep, and again if the runner itself died; the other sweeps go on whatever became of it."""
+        died = None
+        self.progress.started(sweep)
+        for _ in range(1 + self.retries):
+            try:
+                machine.measure(
+                    self.opened.plan_file,
+                    sweep.index,
+                    self.opened.path,
+                    self.model_folder,
+                    partial(self.progress.heard, sweep),
+                )
+                died = None
+                break
+            except machine.RunnerDiedError as error:
+                died = error
+        self.progress.finished(sweep, self.opened.result(self.plan, sweep))
+        return died
+
+
+def _record_environment(opened: Folder, benchmark: InferenceBenchmark, plan: Plan, file: Path) -> None:
+    """Write down what machine and what model file this is; refuse to mix results of two."""
+    now = {"schemaVersion": 1, **machine.ask("environment"), "modelSha256": _model_digest(benchmark, file.parent)}
+    before = opened.environment()
+    changed = [name for name in ("fingerprint", "modelSha256") if before and before.get(name) != now[name]]
+    if changed and opened.results(plan):
+        raise EnvironmentFault(_what_changed(opened, before, now, changed))
+    opened.write("environment.json", json.dumps(now, indent=1, sort_keys=True) + "\n")
+
+
+def _what_changed(opened: Folder, before: Mapping[str, Any], now: Mapping[str, Any], changed: list[str]) -> str:
+    if "modelSha256" in changed:
+        what = "The model's file is not the one that was measured"
+    else:
+        keys = [key for key in now if before.get(key) != now[key] and key not in HARMLESS_CHANGES]
+        what = f"This machine is not as it was ({', '.join(keys)} changed)"
+    return (
+        f"{what} when {opened.path} was begun, so the results cannot be put together. "
+        "Give --output another folder, or --fresh to throw those results away."
+    )
+
+
+def _model_digest(benchmark: InferenceBenchmark, start: Path) -> str | None:
+    """Hash the model's file, if it is one: the plan knows only its path."""
+    model = benchmark.spec.model
+    weights = model.torchvision.weights if model.torchvision is not None else None
+    path = model.onnx.path if model.onnx is not None else getattr(weights, "path", None)
+    if path is None:
+        return None
+    try:
+        with (start / path).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise EnvironmentFault(f"The model's file {start / path} cannot be read: {error.strerror}.") from error
