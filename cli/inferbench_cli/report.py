@@ -75,7 +75,8 @@ READING = (
 )
 
 OPEN_ROWS = 60
-"""A longer table of cells is folded."""
+OPEN_SIZES = 10
+"""A longer table of cells is folded, and so are the sentences on more batch sizes."""
 
 
 @dataclass(frozen=True)
@@ -229,12 +230,14 @@ def _footer(view: View) -> Html:
 
 
 def _answer(view: View) -> Sequence[Html]:
-    summary = view.summary
-    if not summary.best:
+    best = view.summary.best
+    if not best:
         return [tag("p", "Nothing was measured, so nothing can be best.", class_="lead")]
-    told = [tag("li", _bold_size(size, summary.best[size])) for size in view.told_sizes]
-    more = _more(len(summary.best) - len(told), "batch sizes are", "summary.json")
-    return [tag("p", _lead(view), class_="lead"), tag("ul", *told, class_="answers"), *more, _best_table(view)]
+    told = tag("ul", *(tag("li", _bold_size(size, best[size])) for size in view.told_sizes), class_="answers")
+    if len(view.told_sizes) > OPEN_SIZES:
+        told = tag("details", tag("summary", "In words, for each batch size"), told)
+    more = _more(len(best) - len(view.told_sizes), "batch sizes are", "cells.csv")
+    return [tag("p", _lead(view), class_="lead"), told, _best_table(view), *more]
 
 
 def _bold_size(size: int, best: Best) -> Html:
@@ -326,25 +329,26 @@ def _panels(view: View, saying: str, drawn: Sequence[Html], *, with_legend: bool
     if not drawn:
         return []
     keys = [charts.legend([str(strategy) for strategy in view.drawn.strategies])] if with_legend else []
-    return [tag("p", saying, _left_out(view)), *keys, tag("div", *drawn, class_="panels")]
+    return [tag("p", saying), *keys, tag("div", *drawn, class_="panels")]
 
 
-def _left_out(view: View) -> str:
-    """Say what is not drawn, so that nobody takes a chart for everything."""
+def _left_out(view: View) -> Sequence[Html]:
+    """Say what is not drawn, so that nobody takes the charts for everything."""
     measured = {row.cell.strategy for row in view.summary.table.rows.values() if row.may_rank}
     parts = []
     if len(view.drawn.strategies) < len(measured):
         parts.append(f"{len(view.drawn.strategies)} of {len(measured)} strategies (the baseline and the quickest)")
     if len(view.drawn.sizes) < len(view.summary.best):
-        parts.append(f"{len(view.drawn.sizes)} of {len(view.summary.best)} batch sizes")
-    return f" Drawn are {' and '.join(parts)}." if parts else ""
+        parts.append(f"but for throughput {len(view.drawn.sizes)} of {len(view.summary.best)} batch sizes")
+    return [tag("p", f"The charts show {' and '.join(parts)}.")] if parts else []
 
 
 def _latency(view: View) -> Sequence[Html]:
     saying = (
         "Time of one batch, the quickest first. A mark is the mean of the rounds, the bar across it its 95% interval."
     )
-    return _panels(view, saying, figures.latency(view.drawn))
+    drawn = _panels(view, saying, figures.latency(view.drawn))
+    return [*_left_out(view), *drawn] if drawn else []
 
 
 def _throughput(view: View) -> Sequence[Html]:
@@ -361,7 +365,9 @@ def _peaks(view: View) -> Html:
     first = {row.cell.strategy: row for row in reversed(ranked)}
     rows = [row for row in ranked if first[row.cell.strategy] is row and row.cell.strategy in view.drawn.strategies]
     told = [(row.cell.strategy, _quiet(figures.inputs_per_second(row.throughput)), row.cell.batch_size) for row in rows]
-    return table("peaks", "The highest throughput of each strategy.", ("Strategy", "Inputs/s", "At batch"), told)
+    return table(
+        "peaks", "The highest throughput of each strategy in the chart.", ("Strategy", "Inputs/s", "At batch"), told
+    )
 
 
 def _speedup(view: View) -> Sequence[Html]:
