@@ -33,11 +33,11 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
         "with more rounds.",
     ),
     Doubt.NOISY_NEIGHBOUR: Explanation(
-        "Other processes or other virtual machines took more than 5 % of this machine's CPU time meanwhile.",
+        "Other processes or other virtual machines took more than 5% of this machine's CPU time meanwhile.",
         "Stop what else runs here, or take a machine of its own; more rounds help if the neighbours come and go.",
     ),
     Doubt.LAUNCH_BOUND: Explanation(
-        "Starting the work took the host more than 80 % of the time the GPU needed for it: this measures the host's "
+        "Starting the work took the host more than 80% of the time the GPU needed for it: this measures the host's "
         "launches as much as the GPU.",
         "Try a larger batch, or a backend that launches everything at once (CUDA graphs): torch-compile-max-autotune, "
         "tensorrt with cudaGraph.",

@@ -35,14 +35,29 @@ MIN_ROUNDS = 2
 class Estimate:
     """A positive quantity known from rounds: the geometric mean, and the 95 % t-interval of the logs.
 
-    `low` and `high` are None with fewer than two rounds. `p` is the two-sided p-value of "it is 1", for ratios.
+    `low` and `high` are None with fewer than two rounds.
     """
 
     value: float
     low: float | None
     high: float | None
     rounds: int
-    p: float = 1.0
+    error: float = 0.0
+    """Standard error of the mean of the logs."""
+
+    @property
+    def p(self) -> float:
+        """Two-sided p-value of "it is 1", for ratios."""
+        return self.p_against(1.0)
+
+    def p_against(self, value: float) -> float:
+        """Two-sided p-value of "it is `value`"; 1 with fewer than two rounds."""
+        if self.low is None:
+            return 1.0
+        distance = math.log(self.value / value)
+        if self.error == 0:
+            return 1.0 if distance == 0 else 0.0
+        return two_sided_p(distance / self.error, self.rounds - 1)
 
 
 def from_logs(logs: Sequence[float]) -> Estimate | None:
@@ -60,7 +75,7 @@ def from_logs(logs: Sequence[float]) -> Estimate | None:
         math.exp(mean - half_width),
         math.exp(mean + half_width),
         rounds,
-        _p_value(mean, error, rounds - 1),
+        error,
     )
 
 
@@ -93,12 +108,6 @@ def two_sided_p(t: float, degrees_of_freedom: int) -> float:
     return min(1.0, max(0.0, 1 - inside))
 
 
-def _p_value(mean: float, error: float, degrees_of_freedom: int) -> float:
-    if error == 0:
-        return 1.0 if mean == 0 else 0.0
-    return two_sided_p(mean / error, degrees_of_freedom)
-
-
 def holm(p_values: Sequence[float]) -> tuple[bool, ...]:
     """Tell which of a family of comparisons are significant together (Holm 1979: the family errs in at most 5 %)."""
     significant = [False] * len(p_values)
@@ -128,20 +137,31 @@ def family_verdicts(speedups: Sequence[Estimate | None]) -> tuple[Verdict, ...]:
     return tuple(verdict(s, significant=s is not None and next(significant)) for s in speedups)
 
 
-def exceeds(ratio: Estimate | None, threshold: Fraction) -> Judgement:
-    """Judge "the ratio is above the threshold" by where the whole interval lies."""
+def exceeds(ratio: Estimate | None, threshold: Fraction, claims: int = 1) -> Judgement:
+    """Judge "the ratio is above the threshold" by where the whole interval lies.
+
+    Of several claims that must all hold, any one that fails brings the statement down, so each failure has to be sure
+    enough for all of them together (`claims`, Bonferroni); for holding no such care is needed.
+    """
     if ratio is None or ratio.low is None or ratio.high is None:
         return Judgement.UNDECIDED
     if ratio.low > threshold:
         return Judgement.HOLDS
-    return Judgement.DOES_NOT_HOLD if ratio.high <= threshold else Judgement.UNDECIDED
+    return _failed(ratio, float(threshold), claims) if ratio.high <= threshold else Judgement.UNDECIDED
 
 
-def lies_within(ratio: Estimate | None, tolerance: Fraction) -> Judgement:
-    """Judge "the two are equal to within the tolerance" by where the whole interval lies."""
+def lies_within(ratio: Estimate | None, tolerance: Fraction, claims: int = 1) -> Judgement:
+    """Judge "the two are equal to within the tolerance" by where the whole interval lies; `claims` as in `exceeds`."""
     if ratio is None or ratio.low is None or ratio.high is None:
         return Judgement.UNDECIDED
     lowest, highest = 1 / (1 + tolerance), 1 + tolerance
     if lowest <= ratio.low and ratio.high <= highest:
         return Judgement.HOLDS
-    return Judgement.DOES_NOT_HOLD if ratio.high < lowest or ratio.low > highest else Judgement.UNDECIDED
+    if ratio.high < lowest or ratio.low > highest:
+        return _failed(ratio, float(lowest if ratio.high < lowest else highest), claims)
+    return Judgement.UNDECIDED
+
+
+def _failed(ratio: Estimate, threshold: float, claims: int) -> Judgement:
+    is_sure = claims == 1 or ratio.error == 0 or ratio.p_against(threshold) * claims <= SIGNIFICANCE
+    return Judgement.DOES_NOT_HOLD if is_sure else Judgement.UNDECIDED

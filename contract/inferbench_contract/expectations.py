@@ -1,7 +1,8 @@
 """Judges what a benchmark's author expects: `Holds`, `DoesNotHold` or `Undecided`, with the ratio that decided.
 
-Every statement is about ratios of latencies, paired by round. All of its ratios must hold, so none is corrected for
-being one of many (an intersection-union test); one that fails decides, else one that is open, else the closest one.
+Every statement is about ratios of latencies, paired by round. All of its ratios must hold, so for `Holds` none is
+corrected for being one of many (an intersection-union test); for `DoesNotHold` each is (any one of them decides). One that
+fails decides, else one that is open, else the closest one.
 """
 
 from __future__ import annotations
@@ -48,7 +49,8 @@ class _Claim:
 
 def judge(expectation: Expectation, table: Table) -> Judged:
     """Judge one expectation by the rounds that have all the cells which it names."""
-    judged = [(_judge(claim.ratio, expectation), claim) for claim in _claims(expectation, table)]
+    claims = _claims(expectation, table)
+    judged = [(_judge(claim.ratio, expectation, len(claims)), claim) for claim in claims]
     order = (Judgement.DOES_NOT_HOLD, Judgement.UNDECIDED, Judgement.HOLDS)
     judgement, claim = min(judged, key=lambda pair: (order.index(pair[0]), _room(pair[1].ratio, expectation)))
     missing = tuple(cell for cell in claim.cells if not table.medians(cell))
@@ -83,10 +85,10 @@ def document(judged: Judged) -> dict[str, Any]:
     return entry
 
 
-def _judge(ratio: Estimate | None, expectation: Expectation) -> Judgement:
+def _judge(ratio: Estimate | None, expectation: Expectation, claims: int) -> Judgement:
     if expectation.form is ExpectationForm.EQUAL:
-        return evidence.lies_within(ratio, expectation.tolerance)
-    return evidence.exceeds(ratio, expectation.factor)
+        return evidence.lies_within(ratio, expectation.tolerance, claims)
+    return evidence.exceeds(ratio, expectation.factor, claims)
 
 
 def _room(ratio: Estimate | None, expectation: Expectation) -> float:

@@ -94,10 +94,20 @@ def answer(best: Best) -> str:
     if best.verdict is Verdict.FASTER:
         return f"{winner} is fastest, {ratio(best.margin)} as fast as {other}, the next.".replace("x (", " times (", 1)
     apart = percent(best.at_most_apart or 0)
-    advice = "" if best.simplest is None else f" Take {best.simplest}, the simplest that cannot be told from the best."
+    advice = _advice(best)
     if best.verdict is Verdict.TIE:
         return f"{winner} and {other} are the same: at most {apart} apart.{advice}"
     return f"{winner} and {other} are not distinguishable on this machine: at most {apart} apart.{advice}"
+
+
+def _advice(best: Best) -> str:
+    """Name the simplest contender, and what choosing it may cost: that can be more than the runner-up would."""
+    if best.simplest is None:
+        return ""
+    if best.simplest_margin is None or best.simplest_margin.high is None:
+        return f" Take {best.simplest}: it is the simpler one too."
+    cost = percent(max(0.0, best.simplest_margin.high - 1))
+    return f" Take {best.simplest}, the simplest that cannot be told from the best: it takes at most {cost} longer."
 
 
 def expectation(judged: Judged) -> str:

@@ -45,6 +45,8 @@ class Best:
     """Of the winner against the runner-up; None without a runner-up."""
     simplest: Strategy | None
     """Named when the winner cannot be told from the runner-up: the simplest of those that it cannot be told from."""
+    simplest_margin: Estimate | None = None
+    """Its latency over the winner's; None when it is the winner itself."""
 
     @property
     def at_most_apart(self) -> float | None:
@@ -148,7 +150,9 @@ def _best(rows: Sequence[Row]) -> Best | None:
     if not others:
         return Best(winner, None, None, None, None)
     contenders = [row for row, m, v in zip(others, margins, verdicts, strict=True) if m and m.low and v in UNCERTAIN]
-    return Best(winner, others[0], margins[0], verdicts[0], _simplest(winner, contenders, margins[0], verdicts[0]))
+    simplest = _simplest(winner, contenders, margins[0], verdicts[0])
+    to_simplest = next((m for row, m in zip(others, margins, strict=True) if row.cell.strategy == simplest), None)
+    return Best(winner, others[0], margins[0], verdicts[0], simplest, to_simplest)
 
 
 def _ranked(rows: Sequence[Row]) -> Sequence[Row]:
@@ -308,6 +312,7 @@ def _entry(best: Best, *, brief: bool) -> dict[str, Any]:
         **_interval("margin", best.margin, milli),
         "marginVerdict": best.verdict,
         "simplest": None if best.simplest is None else str(best.simplest),
+        "simplestHighMilli": milli(best.simplest_margin.high if best.simplest_margin else None),
         "rounds": len(row.medians),
         "doubts": list(row.lasting_doubts),
     }

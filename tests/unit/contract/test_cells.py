@@ -6,7 +6,19 @@ import pytest
 from inferbench_contract import cells
 from inferbench_contract import plan as plans
 from inferbench_contract.words import Doubt, Outcome, Strategy, Verdict
-from tests.results import COMPILED, EAGER, ONNXRUNTIME, a_plan, a_result, asked, cell, ended, measured, results_for, three_backends
+from tests.results import (
+    COMPILED,
+    EAGER,
+    ONNXRUNTIME,
+    a_plan,
+    a_result,
+    asked,
+    cell,
+    ended,
+    measured,
+    results_for,
+    three_backends,
+)
 
 PLAN = plans.expand(three_backends(batch_sizes=[1, 8]))
 LATENCY_MS = {EAGER: 20.0, COMPILED: 10.0, ONNXRUNTIME: 40.0}
@@ -44,7 +56,14 @@ def test_there_is_a_row_for_every_planned_cell():
 def test_a_cell_without_results_has_no_outcome_yet():
     row = cells.tabulate(PLAN, [], EAGER).rows[cell("torch-eager/fp32@1")]
 
-    assert (row.outcome, row.may_rank, row.medians, row.latency, row.speedup, row.verdict) == (None, False, {}, None, None, None)
+    assert (row.outcome, row.may_rank, row.medians, row.latency, row.speedup, row.verdict) == (
+        None,
+        False,
+        {},
+        None,
+        None,
+        None,
+    )
 
 
 def test_an_unsupported_cell_has_the_plans_reason():
@@ -86,7 +105,9 @@ def test_calls_add_up_over_rounds():
             "Signal: 11 (in 1 of 4 rounds)",
             id="nobody ships what crashes in one process of four",
         ),
-        pytest.param([ended(Outcome.CRASHED, reason="Signal: 11")] * 4, Outcome.CRASHED, "Signal: 11", id="in all rounds"),
+        pytest.param(
+            [ended(Outcome.CRASHED, reason="Signal: 11")] * 4, Outcome.CRASHED, "Signal: 11", id="in all rounds"
+        ),
         pytest.param(
             [ended(Outcome.TIMED_OUT), ended(Outcome.INACCURATE, reason="B"), ended(Outcome.CRASHED), 1],
             Outcome.INACCURATE,
@@ -115,7 +136,10 @@ def test_every_outcome_has_its_place_among_the_worst():
 
 
 def test_doubts_are_counted_and_those_of_half_the_rounds_last():
-    drifted, both = measured(doubts=(Doubt.DRIFTED,)), measured(doubts=(Doubt.THROTTLED, Doubt.DRIFTED, Doubt.FEW_SAMPLES))
+    drifted, both = (
+        measured(doubts=(Doubt.DRIFTED,)),
+        measured(doubts=(Doubt.THROTTLED, Doubt.DRIFTED, Doubt.FEW_SAMPLES)),
+    )
 
     row = one_strategy(drifted, both, measured(doubts=(Doubt.FEW_SAMPLES,)), measured())
 
@@ -275,7 +299,8 @@ def test_percentiles_are_of_all_rounds_calls_together():
 
 
 @pytest.mark.parametrize(
-    ("calls", "expected"), [(0, (None, None)), (63, (None, None)), (64, (58, None)), (661, (595, None)), (662, (596, 656))]
+    ("calls", "expected"),
+    [(0, (None, None)), (63, (None, None)), (64, (58, None)), (661, (595, None)), (662, (596, 656))],
 )
 def test_a_percentile_needs_enough_calls(calls, expected):
     assert cells.pooled_percentiles([list(range(1, calls + 1))]) == expected

@@ -103,8 +103,9 @@ def test_two_cells_of_different_batch_sizes_are_compared():
         pytest.param(10, HOLDS, id="equal, known to 4.4 %"),
         pytest.param(10.3, UNDECIDED, id="3 % slower, known to 4.4 %"),
         pytest.param(9.7, UNDECIDED, id="3 % faster, known to 4.4 %"),
-        pytest.param(11, DOES_NOT_HOLD, id="10 % slower"),
-        pytest.param(9, DOES_NOT_HOLD, id="10 % faster"),
+        pytest.param(11, UNDECIDED, id="10 % slower, which one batch size of three may be by chance"),
+        pytest.param(12, DOES_NOT_HOLD, id="20 % slower"),
+        pytest.param(8, DOES_NOT_HOLD, id="20 % faster"),
     ],
 )
 def test_equal_to_within_5_percent(onnxruntime, judgement):
@@ -144,7 +145,9 @@ def test_a_strategy_is_equal_to_itself_at_another_batch_size():
     [
         pytest.param({1: 9, 8: 1, 32: 5}, {}, HOLDS, 1.8, id="from 1.11x to 2x, whatever is between"),
         pytest.param({1: 5, 8: 1, 32: 9}, {}, DOES_NOT_HOLD, 5 / 9, id="from 2x to 1.11x"),
-        pytest.param({1: 4, 8: 1, 32: 4}, {}, DOES_NOT_HOLD, 1, id="2.5x and 2.5x: its noise is shared, so it is exact"),
+        pytest.param(
+            {1: 4, 8: 1, 32: 4}, {}, DOES_NOT_HOLD, 1, id="2.5x and 2.5x: its noise is shared, so it is exact"
+        ),
         pytest.param({1: 9, 8: 1, 32: 5}, {"by": "1.7x"}, HOLDS, 1.8, id="by more than 1.7x"),
         pytest.param({1: 9, 8: 1, 32: 5}, {"by": "1.9x"}, DOES_NOT_HOLD, 1.8, id="not by more than 1.9x"),
         pytest.param({1: 9, 8: 5, 32: 1}, {"batch_sizes": [8, 1]}, HOLDS, 1.8, id="at its own batch sizes"),
@@ -277,8 +280,10 @@ def test_a_pair_that_fails_decides_even_where_another_is_missing():
         ),
         (
             NOISY | {"by_more_than": EXACT, "by": "2x"},
-            "the lead of onnxruntime/fp32 over torch-eager/fp32 is larger than that of "
-            "torch-compile/fp32 over torch-eager/fp32 by more than 2x",
+            (
+                "the lead of onnxruntime/fp32 over torch-eager/fp32 is larger than that of "
+                "torch-compile/fp32 over torch-eager/fp32 by more than 2x"
+            ),
         ),
     ],
 )

@@ -67,9 +67,7 @@ def test_strategies_stand_in_the_order_of_the_file_without_those_excluded():
     assert plan.strategies == ("onnxruntime/fp32", "fake/fp16")
 
 
-@pytest.mark.parametrize(
-    ("batch_sizes", "expected"), [(1, [1]), (32, [32]), (33, [32, 1]), (64, [32, 32])], ids=lambda value: str(value)
-)
+@pytest.mark.parametrize(("batch_sizes", "expected"), [(1, [1]), (32, [32]), (33, [32, 1]), (64, [32, 32])], ids=str)
 def test_a_sweep_has_at_most_as_many_cells_as_fit_into_a_result(batch_sizes, expected):
     plan = a_plan(batch_sizes=list(range(1, batch_sizes + 1)), measurement={"rounds": 1})
 
@@ -279,7 +277,7 @@ def test_a_plan_that_was_changed_is_refused(change):
     content = json.loads(a_plan(**TWO_BY_TWO).dump())
     change(content)
 
-    with pytest.raises(PlanError, match="folder/plan.json was changed after it was written.*--fresh"):
+    with pytest.raises(PlanError, match=r"folder/plan\.json was changed after it was written.*--fresh"):
         plans.load(json.dumps(content), "folder/plan.json")
 
 
@@ -303,5 +301,5 @@ def test_a_plan_that_was_changed_is_refused(change):
     ],
 )
 def test_what_is_no_plan_is_refused_with_the_way_out(text):
-    with pytest.raises(PlanError, match="folder/plan.json.*--fresh"):
+    with pytest.raises(PlanError, match=r"folder/plan\.json.*--fresh"):
         plans.load(text, "folder/plan.json")

@@ -117,7 +117,7 @@ def test_the_fastest_is_said_with_its_lead_over_the_next():
 def test_that_they_are_the_same_is_an_answer():
     assert answer(eager=10.05, compiled=10.02, onnxruntime=10) == (
         "Batch 1: onnxruntime/fp32 and torch-compile/fp32 are the same: at most 0.2% apart. "
-        "Take torch-eager/fp32, the simplest that cannot be told from the best."
+        "Take torch-eager/fp32, the simplest that cannot be told from the best: it takes at most 0.5% longer."
     )
 
 
@@ -126,7 +126,7 @@ def test_that_they_cannot_be_told_apart_is_an_answer():
 
     assert answer(eager=30, compiled=wobbling, onnxruntime=10) == (
         "Batch 1: torch-compile/fp32 and onnxruntime/fp32 are not distinguishable on this machine: at most 3.8% apart. "
-        "Take torch-compile/fp32, the simplest that cannot be told from the best."
+        "Take torch-compile/fp32: it is the simpler one too."
     )
 
 

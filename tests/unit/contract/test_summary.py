@@ -10,7 +10,18 @@ from inferbench_contract import plan as plans
 from inferbench_contract import summary as summaries
 from inferbench_contract.summary import Spent, summarize
 from inferbench_contract.words import Doubt, Judgement, Outcome, Verdict
-from tests.results import COMPILED, EAGER, ONNXRUNTIME, SWEEP_MS, a_result, asked, ended, measured, results_for, three_backends
+from tests.results import (
+    COMPILED,
+    EAGER,
+    ONNXRUNTIME,
+    SWEEP_MS,
+    a_result,
+    asked,
+    ended,
+    measured,
+    results_for,
+    three_backends,
+)
 
 TENFOLD_DRIFT = (1.0, 10.0, 3.0, 0.5)
 WOBBLE = (0.98, 1.02, 1.02, 0.98)
@@ -132,7 +143,10 @@ def test_at_most_apart_is_the_far_end_of_the_interval_in_either_direction():
 def test_a_strategy_that_was_alone_is_best_without_a_verdict():
     best = summed_up(takes(eager=30, compiled=None, onnxruntime=None)).best[1]
 
-    assert (best.row.cell.strategy, best.runner_up, best.margin, best.verdict, best.at_most_apart) == (EAGER, *[None] * 4)
+    assert (best.row.cell.strategy, best.runner_up, best.margin, best.verdict, best.at_most_apart) == (
+        EAGER,
+        *[None] * 4,
+    )
 
 
 def test_where_nothing_was_measured_nothing_is_best():
@@ -157,7 +171,9 @@ def test_what_is_inaccurate_may_win_where_violations_are_only_reported():
     benchmark = three_backends(accuracy={"on_violation": "Report"})
     wrong = ended(Outcome.INACCURATE, latency_median_ns=1_000_000)
 
-    best = summed_up(takes(eager=30, compiled=wrong, onnxruntime=ended(Outcome.CRASHED, latency_median_ns=1)), benchmark).best[1]
+    best = summed_up(
+        takes(eager=30, compiled=wrong, onnxruntime=ended(Outcome.CRASHED, latency_median_ns=1)), benchmark
+    ).best[1]
 
     assert (best.row.cell.strategy, best.row.outcome) == (COMPILED, Outcome.INACCURATE)
     assert best.row.speedup.value == pytest.approx(30)
@@ -291,7 +307,9 @@ def test_inaccurate_cells_count_as_failed_where_the_file_says_so(on_violation, e
 
 
 def test_the_first_failures_are_told_in_the_plans_order():
-    found = summed_up(takes(10, ended(Outcome.CRASHED, reason="Signal: 11"), ended(Outcome.INACCURATE, reason="L2: 0.3")))
+    found = summed_up(
+        takes(10, ended(Outcome.CRASHED, reason="Signal: 11"), ended(Outcome.INACCURATE, reason="L2: 0.3"))
+    )
 
     assert found.document()["firstFailures"] == [
         {"cell": "torch-compile/fp32@1", "outcome": "Crashed", "reason": "Signal: 11"},
@@ -440,7 +458,13 @@ def test_the_document_says_it_in_whole_numbers_with_their_unit():
             "rounds": 4,
         }
     ]
-    assert document["seconds"] == {"preparing": 0, "warmingUp": 0, "measuring": 0, "other": 12 * SWEEP_MS // 1000, "idle": 0}
+    assert document["seconds"] == {
+        "preparing": 0,
+        "warmingUp": 0,
+        "measuring": 0,
+        "other": 12 * SWEEP_MS // 1000,
+        "idle": 0,
+    }
     assert document["sweeps"] == {"planned": 12, "finished": 12}
 
 
@@ -450,7 +474,7 @@ def contains_float(value):
 
 
 GPU_BACKENDS = ["torch-compile-max-autotune", "torch-compile", "torch-eager", "fake"]
-LONG = "😀é\"\\\n" * 100
+LONG = '😀é"\\\n' * 100
 
 SHAPES = [
     pytest.param(["fake"], ["fp32", "fp16", "bf16"], 64, id="3 x 64"),

@@ -1,0 +1,109 @@
+"""What README.md and examples/ promise: every command as it stands there, every example that a CPU can measure."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from inferbench_contract import document
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+BIN = Path(sys.executable).parent
+
+
+def run(*arguments, folder):
+    """Run the program as a shell would, in a folder of its own."""
+    return subprocess.run([BIN / "inferbench", *arguments], cwd=folder, capture_output=True, text=True, check=False)
+
+
+def blocks(kind):
+    """Return the fenced blocks of README.md that are marked so."""
+    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+
+
+def commands():
+    """Return the command lines of README.md, without what stands behind a #."""
+    lines = [line for block in blocks("") for line in block.splitlines()]
+    return [shlex.split(line, comments=True) for line in lines if line.startswith((".venv/bin/", "make "))]
+
+
+@pytest.fixture(scope="module")
+def minimal(tmp_path_factory):
+    """The folder in which examples/minimal.yaml was run as README.md says."""
+    folder = tmp_path_factory.mktemp("minimal")
+    done = run("run", ROOT / "examples/minimal.yaml", folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+def test_readme_names_only_targets_that_make_has():
+    targets = {words[1] for words in commands() if words[0] == "make"}
+
+    listed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+
+    assert targets >= {"demo", "test"}
+    assert all(re.search(rf"^  make {target} ", listed, re.MULTILINE) for target in targets)
+
+
+def test_every_command_in_readme_works(minimal, tmp_path):
+    (results,) = (minimal / "inferbench-results").iterdir()
+    asked = [words[1:] for words in commands() if words[0] == ".venv/bin/inferbench"]
+    asked = [words for words in asked if words[0] != "run"]  # the fixture has run it
+
+    for words in asked:
+        places = {"examples/minimal.yaml": ROOT / "examples/minimal.yaml", "inferbench-results/...": results}
+        done = run(*(places.get(word, word) for word in words), folder=tmp_path)
+        assert done.returncode == 0, (words, done.stderr)
+
+    assert {words[0] for words in asked} == {"validate", "plan", "report", "backends"}
+
+
+def test_the_benchmark_in_readme_is_valid():
+    (text,) = blocks("yaml")
+
+    assert document.parse(text, "README.md").name == "mine"
+
+
+def test_the_minimal_example_measures_real_cells(minimal):
+    (results,) = (minimal / "inferbench-results").iterdir()
+
+    summary = json.loads((results / "summary.json").read_text())
+
+    assert summary["cells"] == {
+        "planned": 2,
+        "measured": 2,
+        "unsupported": 0,
+        "inaccurate": 0,
+        "failed": 0,
+        "missing": 0,
+    }
+    assert (results / "report.html").stat().st_size < 100_000
+
+
+def test_the_scripted_example_ends_as_its_script_says(tmp_path):
+    done = run("run", ROOT / "examples/fake.yaml", "--json", folder=tmp_path)
+
+    assert done.returncode in (0, 1, 4), done.stderr
+    assert json.loads(done.stdout)["cells"]["missing"] == 0
+
+
+def test_the_demo_measures_all_its_backends(tmp_path):
+    """The demo as it is, but for one round, batch 1 and one second: what is left out here is only patience."""
+    said = yaml.safe_load((ROOT / "examples/demo.yaml").read_text())
+    said["spec"]["batchSizes"] = [1]
+    said["spec"]["measurement"] = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
+    said["spec"]["expectations"] = []
+    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(said))
+
+    done = run("run", "demo.yaml", "--json", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cells"]["measured"] == 3
