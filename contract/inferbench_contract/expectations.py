@@ -1,8 +1,8 @@
 """Judges what a benchmark's author expects: `Holds`, `DoesNotHold` or `Undecided`, with the ratio that decided.
 
 Every statement is about ratios of latencies, paired by round. All of its ratios must hold, so for `Holds` none is
-corrected for being one of many (an intersection-union test); for `DoesNotHold` each is (any one of them decides). One that
-fails decides, else one that is open, else the closest one.
+corrected for being one of many (an intersection-union test); for `DoesNotHold` each is: any one of them decides. One
+that fails decides, else one that is open, else the closest one.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def difference(before: Snapshot, after: Snapshot) -> Disturbance:
 
 
 def process_age_ms(root: Path = ROOT) -> int | None:
-    """Return how long ago this process was started, to about 10 ms: its imports count, which no clock of its own saw."""
+    """Return how long ago this process was started, to 10 ms: its imports count, which no clock of its own saw."""
     uptime, own = read_text(root / "proc/uptime").split(), read_text(root / "proc/self/stat").rpartition(")")[2].split()
     if not uptime or len(own) < 20:
         return None

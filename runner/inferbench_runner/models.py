@@ -144,24 +144,12 @@ def named_outputs(value: Any) -> dict[str, Tensor]:
 
     if isinstance(value, torch.Tensor):
         return {"output": value}
-    named = value if isinstance(value, Mapping) else {f"output_{i}": each for i, each in enumerate(_row(value))}
+    row = {f"output_{i}": each for i, each in enumerate(value)} if isinstance(value, tuple | list) else {}
+    named = dict(value) if isinstance(value, Mapping) else row
     if not named or not all(isinstance(each, torch.Tensor) for each in named.values()):
-        raise Unsupported(
-            f"OutputsNotTensors: the model returns {_described(value)}; expected tensors or a mapping of them."
-        )
-    return dict(named)
-
-
-def _row(value: Any) -> Sequence[Any]:
-    return value if isinstance(value, tuple | list) else ()
-
-
-def _described(value: Any) -> str:
-    return (
-        f"a {type(value).__name__} of {len(value)} items"
-        if isinstance(value, tuple | list | Mapping)
-        else repr(value)[:80]
-    )
+        found = f"{type(value).__name__} of {', '.join(type(each).__name__ for each in named.values()) or 'nothing'}"
+        raise Unsupported(f"OutputsNotTensors: the model returns a {found}; expected tensors, or a mapping of them.")
+    return named
 
 
 def examples(tensors: Sequence[Input], colours: Colours, files: Sequence[str], count: int) -> Arrays:

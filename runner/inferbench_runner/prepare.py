@@ -150,7 +150,7 @@ def make(request: Request) -> Artifacts:
 
 @dataclass(frozen=True, slots=True)
 class _Reference:
-    """The model as it was given, in fp32: what everything else is compared with."""
+    """The model as it was given, in fp32, on the CPU (where TF32 is no question): what all else is compared with."""
 
     tensors: Sequence[Input]
     colours: Colours

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict
+
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
-from pydantic import BaseModel, ConfigDict
 
 
 class Artifacts(BaseModel):

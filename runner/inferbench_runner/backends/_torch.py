@@ -10,10 +10,11 @@ import importlib.util
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import environment, gate, models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, _cuda
+from inferbench_runner import cuda, environment, gate, models
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
@@ -32,7 +33,7 @@ def missing(device: Device) -> str | None:
         if importlib.util.find_spec(package) is None:
             return f"NotInstalled: {package} is not installed. Install it: pip install 'inferbench[runner]'"
     if device is Device.GPU:
-        _cuda.require_device()
+        cuda.require_driver()
     return None
 
 
@@ -56,7 +57,7 @@ def set_up(task: CellTask) -> None:
     if flags != (is_tf32, is_tf32) or torch.backends.mkldnn.conv.fp32_precision not in ("none", "ieee"):
         raise FellBack(f"Tf32: {task.precision} was asked for, and PyTorch's flags for TF32 are {flags}")
     if task.device is Device.GPU and not torch.cuda.is_available():
-        raise FellBack("NoCuda: PyTorch does not see the GPU, and would run on the CPU")
+        raise EnvironmentFault("PyTorch does not see the GPU: its driver is older than this PyTorch needs, or hidden.")
 
 
 def module(task: CellTask) -> nn.Module:
@@ -181,7 +182,7 @@ class CudaSession:
     def device_time_ns(self) -> int | None:
         """Return the time between the two events."""
         milliseconds: float = self._begin.elapsed_time(self._end)
-        return round(milliseconds * _cuda.NANOSECONDS_PER_MILLISECOND)
+        return round(milliseconds * cuda.NANOSECONDS_PER_MILLISECOND)
 
     def load_batch(self, inputs: Arrays) -> None:
         """Copy a batch into the bound tensors, and into the pinned ones that they are copied from."""

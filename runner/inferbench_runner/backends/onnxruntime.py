@@ -1,13 +1,14 @@
 """ONNX Runtime: the CPU provider, or the CUDA provider on a GPU. Its process imports no PyTorch.
 
-Inputs and outputs are bound to memory that is made once. The CUDA session was written without a GPU at hand: it has not
-run yet.
+Inputs and outputs are bound to memory that is made once. The CUDA session was written without a GPU at hand: it has run
+with a stand-in only.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -15,13 +16,13 @@ import numpy as np
 
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import environment, gate, onnx_models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported, _cuda
+from inferbench_runner import cuda, environment, gate, onnx_models
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
 ARTIFACTS = frozenset({Artifact.ONNX, Artifact.INPUTS, Artifact.REFERENCE})
 
@@ -56,7 +57,7 @@ def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001
     if importlib.util.find_spec("onnxruntime") is None:
         return "NotInstalled: onnxruntime is not installed. Install it: pip install 'inferbench[runner]'"
     if device is Device.GPU:
-        _cuda.require_device()
+        cuda.require_driver()
         if "onnxruntime-gpu" not in versions():
             return "NotInstalled: this onnxruntime has no CUDA provider. Install it: pip install 'inferbench[gpu]'"
     return None
@@ -72,7 +73,7 @@ def load(task: CellTask) -> Session:
     if task.artifacts.onnx is None:
         raise ValueError("The task names no graph: prepare it first.")
     if task.device is Device.GPU:
-        return CudaSession(task, task.artifacts.onnx)
+        return _load_on_gpu(task, task.artifacts.onnx)
     session = _session(task, task.artifacts.onnx, ("CPUExecutionProvider", {}))
     return CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
 
@@ -119,43 +120,47 @@ class CpuSession:
 
     def _bind_outputs(self) -> dict[str, NDArray[Any]]:
         """Run once to see what shapes come out, then give each output an array of its own."""
-        outputs = _answers(self._session, self._binding, "cpu")
+        values = _answers(self._session, self._binding, "cpu")
+        outputs = {name: np.empty(value.shape(), DTYPES[value.data_type()]) for name, value in values.items()}
         for name, array in outputs.items():
             self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         return outputs
 
 
+@dataclass(frozen=True, slots=True)
+class _Tensor:
+    """An input or output: its place on the GPU, and pinned host memory of the same type and size."""
+
+    device: cuda.Buffer
+    host: cuda.Pinned
+
+
 class CudaSession:
-    """A graph on a stream of its own, with inputs and outputs on the device."""
+    """A graph on a stream of our own, with inputs and outputs at fixed addresses on the GPU."""
 
-    def __init__(self, task: CellTask, file: Path) -> None:
-        import onnxruntime
-
-        onnxruntime.preload_dlls()
-        self._stream = _cuda.Stream()
-        options = {
-            "device_id": "0",
-            "use_tf32": str(int(task.precision is Precision.TF32)),
-            "has_user_compute_stream": "1",
-            "user_compute_stream": str(self._stream.address),
-            "enable_cuda_graph": str(int(bool(task.options.get("cudaGraph", False)))),
-        }
-        self._session = _session(task, file, ("CUDAExecutionProvider", options))
-        self._run_options = onnxruntime.RunOptions()
-        self._run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-        self._binding = self._session.io_binding()
-        batch = _checked(self._session, gate.first_batch(task), task.batch_size)
-        value = onnxruntime.OrtValue
-        self._inputs = {name: value.ortvalue_from_numpy(array, "cuda", 0) for name, array in batch.items()}
+    def __init__(
+        self,
+        session: Any,
+        device: cuda.Device,
+        stream: cuda.Stream,
+        batch: dict[str, NDArray[Any]],
+        run_options: Any,
+        *,
+        with_copies: bool,
+    ) -> None:
+        self._session, self._device, self._stream, self._run_options = session, device, stream, run_options
+        self._begin, self._end = device.event(), device.event()
+        self._binding = session.io_binding()
+        self._inputs = {name: self._tensor(array.shape, array.dtype) for name, array in batch.items()}
         for name, tensor in self._inputs.items():
-            self._binding.bind_ortvalue_input(name, tensor)
-        answers = _answers(self._session, self._binding, "cuda")
-        self._outputs = {name: value.ortvalue_from_numpy(array, "cuda", 0) for name, array in answers.items()}
+            self._bind(self._binding.bind_input, name, tensor)
+        self.load_batch(batch)
+        shapes = _answers(session, self._binding, "cuda")
+        self._outputs = {name: self._tensor(value.shape(), DTYPES[value.data_type()]) for name, value in shapes.items()}
         for name, tensor in self._outputs.items():
-            self._binding.bind_ortvalue_output(name, tensor)
-        copies = task.measurement.contract is Contract.END_TO_END
-        self._pinned_inputs = _pinned(batch) if copies else {}
-        self._pinned_outputs = _pinned(answers) if copies else {}
+            self._bind(self._binding.bind_output, name, tensor)
+        self._copied_in = tuple(self._inputs.values()) if with_copies else ()
+        self._copied_out = tuple(self._outputs.values()) if with_copies else ()
 
     @property
     def clock(self) -> Clock:
@@ -164,13 +169,14 @@ class CudaSession:
 
     def enqueue(self) -> None:
         """Start the graph on the bound batch; end to end with the copies in and out."""
-        self._stream.begin()
-        for name, host in self._pinned_inputs.items():
-            self._stream.copy_in(self._inputs[name].data_ptr(), host)
+        stream = self._stream
+        stream.mark(self._begin)
+        for tensor in self._copied_in:
+            stream.copy_in(tensor.device, tensor.host)
         self._session.run_with_iobinding(self._binding, self._run_options)
-        for name, host in self._pinned_outputs.items():
-            self._stream.copy_out(host, self._outputs[name].data_ptr())
-        self._stream.end()
+        for tensor in self._copied_out:
+            stream.copy_out(tensor.host, tensor.device)
+        stream.mark(self._end)
 
     def synchronize(self) -> None:
         """Wait for the stream."""
@@ -178,24 +184,60 @@ class CudaSession:
 
     def device_time_ns(self) -> int | None:
         """Return the time between the two events."""
-        return self._stream.elapsed_ns()
+        return self._device.elapsed_ns(self._begin, self._end)
 
     def load_batch(self, inputs: Arrays) -> None:
-        """Copy a batch into the bound tensors, and into the pinned arrays that they are copied from."""
+        """Copy a batch into pinned memory and on to the GPU, in the types of the graph."""
+        self.synchronize()
         for name, tensor in self._inputs.items():
-            tensor.update_inplace(np.ascontiguousarray(inputs[name], DTYPES[tensor.data_type()]))
-        for name, host in self._pinned_inputs.items():
-            host[...] = inputs[name]
+            tensor.host.array[...] = inputs[name]
+            self._stream.copy_in(tensor.device, tensor.host)
+        self.synchronize()
 
     def inputs(self) -> Arrays:
-        """Return copies of the bound tensors."""
-        return {name: tensor.numpy() for name, tensor in self._inputs.items()}
+        """Return copies of what the GPU holds."""
+        return {name: array.copy() for name, array in self._read(self._inputs).items()}
 
     def outputs(self) -> Arrays:
         """Return copies of what the graph answered: of what came to the host, end to end."""
+        if self._copied_out:
+            self.synchronize()
+            return {name: _as_answer(tensor.host.array) for name, tensor in self._outputs.items()}
+        return {name: _as_answer(array) for name, array in self._read(self._outputs).items()}
+
+    def _tensor(self, shape: Sequence[int], dtype: DTypeLike) -> _Tensor:
+        host = self._device.pinned(tuple(shape), np.dtype(dtype))
+        return _Tensor(self._device.buffer(host.size_bytes), host)
+
+    def _bind(self, bind: Callable[..., None], name: str, tensor: _Tensor) -> None:
+        array = tensor.host.array
+        bind(name, "cuda", 0, array.dtype.type, array.shape, tensor.device.address)
+
+    def _read(self, tensors: Mapping[str, _Tensor]) -> dict[str, NDArray[Any]]:
+        for tensor in tensors.values():
+            self._stream.copy_out(tensor.host, tensor.device)
         self.synchronize()
-        arrays = self._pinned_outputs or {name: tensor.numpy() for name, tensor in self._outputs.items()}
-        return {name: _as_answer(array) for name, array in arrays.items()}
+        return {name: tensor.host.array for name, tensor in tensors.items()}
+
+
+def _load_on_gpu(task: CellTask, file: Path) -> Session:
+    import onnxruntime
+
+    onnxruntime.preload_dlls()
+    device = cuda.open_device()
+    stream = device.stream()
+    settings = {
+        "device_id": "0",
+        "use_tf32": str(int(task.precision is Precision.TF32)),
+        "user_compute_stream": str(stream.address),
+        "enable_cuda_graph": str(int(bool(task.options.get("cudaGraph", False)))),
+    }
+    session = _session(task, file, ("CUDAExecutionProvider", settings))
+    run_options = onnxruntime.RunOptions()
+    run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+    batch = _checked(session, gate.first_batch(task), task.batch_size)
+    with_copies = task.measurement.contract is Contract.END_TO_END
+    return CudaSession(session, device, stream, batch, run_options, with_copies=with_copies)
 
 
 def _session(task: CellTask, file: Path, provider: tuple[str, Mapping[str, str]]) -> Any:
@@ -232,21 +274,14 @@ def _checked(session: Any, batch: Arrays, batch_size: int) -> dict[str, NDArray[
     return checked
 
 
-def _answers(session: Any, binding: Any, device: str) -> dict[str, NDArray[Any]]:
-    """Run once with outputs that ONNX Runtime allocates."""
+def _answers(session: Any, binding: Any, device: str) -> dict[str, Any]:
+    """Run once with outputs that ONNX Runtime allocates, to see their shapes and types."""
     names = [output.name for output in session.get_outputs()]
     for name in names:
         binding.bind_output(name, device)
     session.run_with_iobinding(binding)
-    return {name: value.numpy().copy() for name, value in zip(names, binding.get_outputs(), strict=True)}
+    return dict(zip(names, binding.get_outputs(), strict=True))
 
 
 def _as_answer(array: NDArray[Any]) -> NDArray[Any]:
     return array.astype(np.float32) if array.dtype.kind == "f" else array.copy()
-
-
-def _pinned(arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-    made = {name: _cuda.pinned(array.shape, array.dtype) for name, array in arrays.items()}
-    for name, array in arrays.items():
-        made[name][...] = array
-    return made

@@ -101,16 +101,13 @@ def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001
         return "NotInstalled: tensorrt is not installed. Install it: pip install 'inferbench[tensorrt]'"
     if "cuda-bindings" not in found:
         return "NotInstalled: cuda-bindings is not installed. Install it: pip install 'inferbench[gpu]'"
-    if too_old := [version for name, version in found.items() if name != "cuda-bindings" and _parts(version) < OLDEST]:
-        return (
-            f"TooOld: TensorRT {too_old[0]} is installed, 10.3 or newer is needed. Install it: pip install -U tensorrt"
-        )
-    return None
+    old = [version for name, version in found.items() if name != "cuda-bindings" and _parts(version) < OLDEST]
+    return f"TooOld: TensorRT {old[0]} is here, 10.3 is needed. Install it: pip install -U tensorrt" if old else None
 
 
 def versions() -> Mapping[str, str]:
     """Return the versions of TensorRT and of CUDA's bindings, by their distributions."""
-    return {library.name: library.version for library in environment.installed(DISTRIBUTIONS)}
+    return {found.name: found.version for found in environment.installed(DISTRIBUTIONS)}
 
 
 def needed_cuda(found: Mapping[str, str]) -> int:
@@ -261,7 +258,8 @@ def build(library: Any, recipe: Recipe, timings: bytes, log: Any) -> Built:
     plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise failure(log, "build an engine")
-    return Built(bytes(plan), bytes(config.get_timing_cache().serialize()))
+    cache = config.get_timing_cache()
+    return Built(bytes(plan), bytes(cache.serialize()))
 
 
 def parse(library: Any, network: Any, graph: Path, log: Any) -> None:
@@ -294,14 +292,12 @@ def _add_profile(builder: Any, network: Any, config: Any, shapes: Mapping[str, t
     profile = builder.create_optimization_profile()
     is_needed = False
     for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        shape, wanted = tuple(tensor.shape), shapes[tensor.name]
+        given = network.get_input(index)
+        shape, wanted = tuple(given.shape), shapes[given.name]
         if len(shape) != len(wanted) or any(size not in (-1, asked) for size, asked in zip(shape, wanted, strict=True)):
-            raise Unsupported(
-                f"FixedShape: input {tensor.name} of the graph has the shape {shape}, and {wanted} was asked for."
-            )
+            raise Unsupported(f"FixedShape: input {given.name} of the graph is {shape}, and {wanted} was asked for.")
         if -1 in shape:
-            profile.set_shape(tensor.name, wanted, wanted, wanted)
+            profile.set_shape(given.name, wanted, wanted, wanted)
             is_needed = True
     if is_needed and config.add_optimization_profile(profile) < 0:
         raise ValueError(f"TensorRT refuses the shapes {dict(shapes)}.")
@@ -479,14 +475,9 @@ def _context(engine: Any) -> Any:
     context = engine.create_execution_context()
     if context is None:
         raise cuda.OutOfMemoryError(
-            f"TensorRT could not make a context: out of memory ({device_memory_bytes(engine):,} bytes are needed)",
+            f"TensorRT could not make a context: out of memory ({engine.device_memory_size_v2:,} bytes are needed)",
         )
     return context
-
-
-def device_memory_bytes(engine: Any) -> int:
-    """Return what the engine needs for intermediate results. The second name is that of TensorRT before 10.3."""
-    return int(getattr(engine, "device_memory_size_v2", None) or getattr(engine, "device_memory_size", 0))
 
 
 def _dtype(kind: Any) -> np.dtype[Any]:

@@ -1,0 +1,129 @@
+"""Watching a sweep's GPU from beside it, on the recorded stand-in for NVML; the probes answer from a script."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.words import Doubt, Outcome, Precision
+from inferbench_runner import gpu, watching
+from inferbench_runner.guards import Window, Work
+from inferbench_runner.watching import Watcher
+from tests.fake_cuda import FakeNvml
+from tests.results import ended, measured
+
+UUID = "00010203-0405-0607-0809-0a0b0c0d0e0f"
+LONG = 10**18
+
+
+class Probes:
+    """Answers the probes: the anchors in turn, and always the same limits."""
+
+    def __init__(self, *anchors_ns: int) -> None:
+        self.started: list[str] = []
+        self._anchors_ns = iter(anchors_ns)
+
+    def __call__(self, command):
+        module, answer = command[-2:]
+        self.started.append(module.removeprefix("inferbench_runner."))
+        if self.started[-1] == "probes":
+            told = {"bandwidthBytesPerSecond": 10**12, "l2Bytes": 0, "operationsPerSecond": {"fp16": 10**15}}
+        elif (took_ns := next(self._anchors_ns, None)) is not None:
+            told = {"computeNanoseconds": took_ns, "copyNanoseconds": 1}
+        else:
+            return
+        Path(answer).write_text(json.dumps(told))
+
+
+@pytest.fixture
+def watch(tmp_path):
+    """Makes a watcher of a card with these answers, and lists how long it slept."""
+
+    def make(probes, **answers):
+        monitor = gpu.open_monitor(UUID, FakeNvml(**answers), clock=lambda: 5)
+        return Watcher(monitor, probes, tmp_path, sleep=lambda _: None)
+
+    return make
+
+
+def cell(hear):
+    """A cell that was measured, and says when."""
+    hear({"stage": "measuring"})
+    hear({"stage": "checking", **Window(0, 10).told()})
+    return measured()
+
+
+def around(watcher, run=cell, work=None):
+    return watcher.around(run, Precision.FP16, work)
+
+
+def test_a_quiet_gpu_casts_no_doubt(watch):
+    with watch(Probes(100, 100)) as watcher:
+        assert around(watcher).doubts == ()
+
+
+def test_the_anchor_runs_once_between_two_cells_and_never_beside_one(watch):
+    probes = Probes(100, 100, 100)
+
+    def run(hear):
+        probes.started.append("cell")
+        return cell(hear)
+
+    with watch(probes) as watcher:
+        around(watcher, run)
+        around(watcher, run)
+
+    assert probes.started == ["probes", "anchor", "cell", "anchor", "cell", "anchor"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "anchors", "doubts"),
+    [
+        pytest.param({"reasons": 0x20}, (100, 100), (Doubt.THROTTLED,), id="heat"),
+        pytest.param({}, (100, 102), (Doubt.DRIFTED,), id="the fixed work took longer afterwards"),
+        pytest.param({"busy": 70}, (100, 100), (Doubt.NOISY_NEIGHBOUR,), id="busy before we began"),
+        pytest.param({"pids": [1, 2]}, (100, 100), (Doubt.NOISY_NEIGHBOUR,), id="another process computes"),
+        pytest.param({}, (), (), id="the probe does not work here"),
+    ],
+)
+def test_what_is_seen_is_doubted(watch, answers, anchors, doubts):
+    with watch(Probes(*anchors), **answers) as watcher:
+        assert around(watcher).doubts == doubts
+
+
+def test_a_time_below_the_cards_limits_is_doubted(watch):
+    work = Work(operations_per_input=LONG, weights=0)
+
+    with watch(Probes(100, 100)) as watcher:
+        assert around(watcher, work=work).doubts == (Doubt.ABOVE_ROOFLINE,)
+
+
+def test_a_cell_that_crashed_keeps_its_outcome(watch):
+    with watch(Probes(100, 200), reasons=0x20) as watcher:
+        assert around(watcher, lambda _: ended(Outcome.CRASHED)) == ended(Outcome.CRASHED)
+
+
+def test_a_cell_that_says_nonsense_of_its_times_is_judged_without_them(watch):
+    def run(hear):
+        hear({"measuredFrom": "yesterday", "measuredTo": None})
+        return measured()
+
+    with watch(Probes(100, 100), reasons=0x20) as watcher:
+        assert around(watcher, run).doubts == ()
+
+
+def no_driver():
+    raise EnvironmentFault("There is no NVIDIA driver here")
+
+
+@pytest.mark.parametrize("is_wanted", [True, False])
+def test_without_a_gpu_cells_run_as_ever(tmp_path, is_wanted):
+    probes = Probes()
+
+    with watching.watcher(probes, tmp_path, is_wanted=is_wanted, ask_driver=no_driver) as watcher:
+        assert around(watcher) == measured()
+
+    assert probes.started == []
