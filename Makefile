@@ -40,7 +40,7 @@ test: setup ## Run every test that this machine can run
 	@echo "Unit tests: nothing outside the process..."
 	@$(BIN)/python -m pytest tests/unit
 	@echo "Runner tests: torch, ONNX Runtime and real processes..."
-	@$(BIN)/python -m pytest tests/runner
+	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist worksteal
 
 test-setup: ## Install what only tests need from Debian: Chromium, to look at report.html (needs root)
 	@command -v chromium >/dev/null || { echo "Installing Debian's chromium..." && apt-get update -qq && \

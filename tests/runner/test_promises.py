@@ -26,7 +26,8 @@ def run(*arguments, folder):
 
 def blocks(kind):
     """Return the fenced blocks of README.md that are marked so."""
-    return re.findall(rf"^```{kind}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
+    fenced = re.findall(r"^```(\w*)\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    return [text for marked, text in fenced if marked == kind]
 
 
 def commands():
