@@ -26,8 +26,8 @@ DESCRIPTION = """Which inference backend, at which precision and batch size, is 
 """
 
 INTERRUPTED_STATUS = 130
-BROKEN_PIPE_STATUS = 141
-"""What a shell reports for a program that SIGPIPE ended, as it ends others."""
+BROKEN_PIPE_STATUS = 1
+"""As rich has it, which prints most of our output."""
 
 JSON_HELP = "print JSON instead"
 
@@ -48,12 +48,15 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _do(parsed: argparse.Namespace) -> int:
     from inferbench_cli import commands
-    from inferbench_contract.errors import InferbenchError
+    from inferbench_contract.errors import InferbenchError, SpecError
 
     try:
         status = int(commands.COMMANDS[parsed.command](parsed))
         sys.stdout.flush()
         return status
+    except SpecError as error:  # a line for each mistake that begins with its place in the file, as editors read it
+        print(error, file=sys.stderr)
+        return error.exit_status
     except InferbenchError as error:
         print(f"inferbench: {error}", file=sys.stderr)
         return error.exit_status

@@ -123,8 +123,10 @@ def print_schema(arguments: Namespace) -> int:  # noqa: ARG001 (every command ta
 def version(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes them)
     """Print versions."""
     print(f"inferbench {__version__}")
-    for name, found in machine.ask("environment")["libraries"].items():
-        print(f"  {name} {found}")
+    libraries: Mapping[str, str] = machine.ask("environment")["libraries"]
+    for name, found in libraries.items():
+        if name != "inferbench":
+            print(f"  {name} {found}")
     return 0
 
 

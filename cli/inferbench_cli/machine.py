@@ -146,7 +146,7 @@ def _hear_all(runner: subprocess.Popen[str], hear: Hear) -> None:
 
 
 def _judge(status: int, words: str, log: Path) -> None:
-    """Say what the end of a runner means. What it says of the machine or the plan is the message; the rest is logged."""
+    """Say what the end of a runner means. What it says of the machine or the plan is a message; the rest is logged."""
     end = words[-TAIL_CHARS:].strip()
     if status == ENVIRONMENT_FAULT_STATUS:
         raise EnvironmentFault(end)

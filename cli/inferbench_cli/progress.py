@@ -81,8 +81,8 @@ class Spoken:
         """Print what the sweep found."""
         self._finished += 1
         self._left -= 1
-        cells = "; ".join(_cell(cell) for cell in result.cells) if result else "no result"
-        self._console.print(f"{self._place(sweep)}: {cells}", soft_wrap=not self._console.is_terminal)
+        cells = "; ".join(_cell(cell) for cell in result.cells) if result else ""
+        self._console.print(f"{self._place(sweep)}: {cells or 'no result'}", soft_wrap=not self._console.is_terminal)
 
     def closed(self) -> None:
         """Take the live line away."""
@@ -91,18 +91,20 @@ class Spoken:
 
     def _say(self, sweep: Sweep, what: str) -> None:
         if self._status is not None:
-            self._status.update(Text(f"{self._place(sweep)}: {what}{self._time_left()}"))
+            left = time_left(time.monotonic() - self._begin, self._finished, self._left)
+            self._status.update(Text(f"{self._place(sweep)}: {what}{left}"))
 
     def _place(self, sweep: Sweep) -> str:
         number, of = sweep.index + 1, len(self._plan.sweeps)
         return f"sweep {number} of {of}, {sweep.strategy}, round {sweep.round + 1} of {self._plan.rounds}"
 
-    def _time_left(self) -> str:
-        """Guess from the sweeps of this run; before the first has finished nothing is known."""
-        if not self._finished:
-            return ""
-        seconds = (time.monotonic() - self._begin) / self._finished * self._left
-        return f" (about {seconds / 60:.0f} min left)" if seconds >= 90 else f" (about {seconds:.0f} s left)"
+
+def time_left(seconds: float, finished: int, left: int) -> str:
+    """Guess from the sweeps of this run how long the others take; before the first has finished nothing is known."""
+    if not finished:
+        return ""
+    guess = seconds / finished * left
+    return f" (about {guess / 60:.0f} min left)" if guess >= 90 else f" (about {guess:.0f} s left)"
 
 
 def _cell(cell: CellResult) -> str:

@@ -39,8 +39,10 @@ CSV_HEADER = (
 """The first eighteen are promised (design.md); the others follow, and more may."""
 
 
-HARMLESS_CHANGES = frozenset({"fingerprint", "kernel", "modelSha256", "loadAverageMilli"})
-"""What may differ between two runs of one folder, or says nothing about why they differ."""
+DECISIVE = (
+    "architecture", "cpuModel", "cpuFlags", "affinity", "quotaMilliCpus", "governor", "python", "libraries", "gpus",
+)  # fmt: skip
+"""What the fingerprint of a machine is made of: when it differs, one of these says why."""
 
 
 @dataclass(frozen=True)
@@ -58,12 +60,19 @@ def run(file: Path, output: Path | None, progress_of: Any, *, fresh: bool) -> tu
     benchmark = document.read(file)
     plan = plans.expand(benchmark)
     path = output or folder.default_path(benchmark.name, plan)
-    with folder.opened(path, plan, file.read_text(), fresh=fresh) as opened:
+    with folder.opened(path, plan, _text(file, benchmark), fresh=fresh) as opened:
         _record_environment(opened, benchmark, plan, file)
         missing = tuple(sweep for sweep in plan.sweeps if not _is_done(opened, plan, sweep))
         progress = progress_of(plan, len(plan.sweeps) - len(missing), opened)
         interrupted, fault = _Sweeps(opened, plan, file.parent, benchmark.spec.retries, progress).run(missing)
         return benchmark, Ended(write_answer(opened, benchmark, plan), opened, interrupted, fault)
+
+
+def _text(file: Path, benchmark: InferenceBenchmark) -> str:
+    """Return what the folder keeps of the file; a pipe is read once and gone, so what was understood stands for it."""
+    return (
+        file.read_text() if file.is_file() else benchmark.model_dump_json(by_alias=True, exclude_unset=True, indent=1)
+    )
 
 
 def exit_status(ended: Ended, benchmark: InferenceBenchmark) -> int:
@@ -202,8 +211,8 @@ def _what_changed(opened: Folder, before: Mapping[str, Any], now: Mapping[str, A
     if "modelSha256" in changed:
         what = "The model's file is not the one that was measured"
     else:
-        keys = [key for key in now if before.get(key) != now[key] and key not in HARMLESS_CHANGES]
-        what = f"This machine is not as it was ({', '.join(keys)} changed)"
+        keys = [key for key in DECISIVE if before.get(key) != now.get(key)]
+        what = f"This machine is not as it was ({', '.join(keys) or 'fingerprint'} changed)"
     return (
         f"{what} when {opened.path} was begun, so the results cannot be put together. "
         "Give --output another folder, or --fresh to throw those results away."

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 COLUMNS = ("Batch", "Best strategy", "Latency", "Inputs/s", "Speedup", "Verdict", "Doubts")
+UNBROKEN = ("Batch", "Best strategy", "Inputs/s", "Verdict")
 NUMBERS = ("Batch", "Latency", "Inputs/s", "Speedup")
 
 STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UNDECIDED: "yellow"}
@@ -51,9 +52,7 @@ def _table(summary: Summary) -> Table:
     title = f"Best at each batch size; speedups are over {summary.table.baseline}, intervals are 95 %"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for name in COLUMNS:
-        table.add_column(
-            name, justify="right" if name in NUMBERS else "left", no_wrap=name != "Best strategy", overflow="fold"
-        )
+        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
     for size, best in sorted(summary.best.items()):
         table.add_row(str(size), *_cells(best, marks, is_baseline=best.row.cell.strategy == summary.table.baseline))
     return table

@@ -24,7 +24,7 @@ from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
 from inferbench_runner import artifacts, backends, environment, lifeline, sinks, sweep
-from inferbench_runner.cell import ENVIRONMENT_FAULT_STATUS
+from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS
 
 BAD_CONFIGURATION_STATUS = 43
 ASKED_TO_STOP_STATUS = 128 + signal.SIGTERM

@@ -25,9 +25,7 @@ from inferbench_runner import accuracy, backends, circumstances, doubts, gate, l
 from inferbench_runner.backends import FellBack, Session, Unsupported
 from inferbench_runner.measure import Measurement, Progress, measure
 from inferbench_runner.process import PROGRESS_FD
-from inferbench_runner.task import CellTask
-
-ENVIRONMENT_FAULT_STATUS = 44
+from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS, CellTask
 
 MAX_REASON_CHARS = 2_000
 """Enough for head and root cause of any library's error; what travels to the summary is cut further."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -24,11 +24,13 @@ from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
 from inferbench_contract.words import Cell, Device, Outcome
-from inferbench_runner import backends, circumstances, environment, prepare, process, sinks
-from inferbench_runner.cell import ENVIRONMENT_FAULT_STATUS
+from inferbench_runner import backends, circumstances, environment, process, sinks
 from inferbench_runner.environment import Environment
 from inferbench_runner.process import Ended, Stopped, Watch
-from inferbench_runner.task import Artifacts, CellTask
+from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS, Artifacts, CellTask
+
+if TYPE_CHECKING:
+    from inferbench_runner.prepare import Request
 
 Deliver = Callable[[SweepResult], None]
 
@@ -145,9 +147,12 @@ class _Failure:
 
 def _prepare(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
     """Find the artifacts that the backend reads, or have them made in a process of their own."""
-    needed = prepare.needed(plan.work.model, [sweep.strategy.backend])
-    if not needed:
+    module = backends.find(sweep.strategy.backend)
+    if module is None or not module.ARTIFACTS:
         return Artifacts()
+    from inferbench_runner import prepare
+
+    needed = prepare.needed(plan.work.model, [sweep.strategy.backend])
     request = prepare.Request(
         model=plan.work.model, model_folder=place.model_folder, cache=place.cache, artifacts=needed
     )
@@ -164,7 +169,9 @@ def _prepare(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifac
         return _prepared(ended, answer, request, place)
 
 
-def _prepared(ended: Ended, answer: Path, request: prepare.Request, place: Place) -> Artifacts | _Failure:
+def _prepared(ended: Ended, answer: Path, request: Request, place: Place) -> Artifacts | _Failure:
+    from inferbench_runner import prepare
+
     if ended.stopped is Stopped.ASKED:
         raise AskedToStop
     outcome, reason = _fate(ended, "preparing the model")
@@ -225,7 +232,7 @@ def _run_cell(task: CellTask, place: Place, seconds: float) -> CellResult:
     ended = process.run(arguments, _environment(task.threads), _watch(place, seconds, task))
     result = _cell_result(task, ended)
     if result.outcome not in (Outcome.MEASURED, Outcome.UNSUPPORTED):
-        _keep_log(place, f"{task.backend}-{task.precision}-b{task.batch_size}-r{task.round}", ended)
+        _keep_log(place, f"{task.backend}-{task.precision}-b{task.batch_size}-round{task.round + 1}", ended)
     return result
 
 

@@ -11,6 +11,9 @@ from pydantic import BaseModel, ConfigDict
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
 
+ENVIRONMENT_FAULT_STATUS = 44
+"""Exit status of a cell, and of the runner: the machine lacks something that no retry brings."""
+
 
 class Artifacts(BaseModel):
     """The files that were prepared for this cell, verified by the supervisor. None: this backend does not read it."""

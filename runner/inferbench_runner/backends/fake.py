@@ -15,8 +15,6 @@ from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
-import numpy as np
-
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.script import Fault, Script, share
 from inferbench_contract.words import Device, Precision
@@ -49,6 +47,8 @@ def versions() -> Mapping[str, str]:
 
 def write_examples(folder: Path) -> Artifacts:
     """Write evaluation inputs, and what the reference answers to them: it doubles them."""
+    import numpy as np
+
     inputs = np.random.default_rng(0).standard_normal((EXAMPLES, FEATURES), dtype=np.float32)
     for name, arrays in (("inputs", {"input": inputs}), ("reference", {"output": 2 * inputs})):
         (folder / name).mkdir()
@@ -61,6 +61,8 @@ class FakeSession:
 
     def __init__(self, script: Script, task: CellTask) -> None:
         """Draw what this process has in common with its round, and what is its own."""
+        import numpy as np
+
         self._script = script
         self._fault = script.fault_of(task.precision, task.batch_size, task.round)
         shared = random.Random(f"{script.seed} round {task.round}")
@@ -108,7 +110,7 @@ class FakeSession:
         """Return twice the inputs, or something wrong where the script says so."""
         answer = self._answer * (WRONG_BY if self._fault is Fault.INACCURATE else 1)
         if self._fault is Fault.NOT_FINITE:
-            answer[0, 0] = np.nan
+            answer[0, 0] = math.nan
         return {"output": answer}
 
     def _next_ns(self) -> int:

@@ -39,7 +39,7 @@ class TestWriteWhole:
             sinks.write_whole(target, b"one")
 
         assert str(raised.value) == (
-            f"{target} cannot be written: {os.strerror(errno.ENOTDIR)}. Make room there or choose another folder with "
+            f"{target} cannot be written: {os.strerror(errno.EEXIST)}. Make room there or choose another folder with "
             "--output; what is already measured stays, and the same command goes on from it."
         )
         assert isinstance(raised.value.__cause__, OSError)

@@ -1,0 +1,382 @@
+"""What a person must not lose, whatever happens to a run: it is killed, interrupted, and runs out of disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from inferbench_contract import plan as plans
+from inferbench_contract import result as results
+from inferbench_contract.errors import ResultError
+from tests import documents, mounts
+from tests.mounts import Disk
+from tests.programs import PATIENCE_SECONDS, Place, wait_until
+
+SOON_SECONDS = 20
+"""Much more than what Ctrl-C takes (about a second), much less than what would go on without it."""
+
+RUNNER, CELL = "inferbench_runner sweep", "inferbench_runner.cell"
+"""What the command lines of the two kinds of process hold."""
+
+Cell = tuple[int, int]
+"""Sweep and batch size."""
+
+
+def measured(output: Path) -> dict[Cell, tuple[int, int]]:
+    """Return every cell that was delivered, with what tells one measurement of it from another.
+
+    The file of its raw calls comes into being by one rename in each measurement: its inode and time.
+    """
+    if not (output / "plan.json").exists():
+        return {}
+    plan = plans.load((output / "plan.json").read_text(), "plan.json")
+    found = {}
+    for sweep in plan.sweeps:
+        try:
+            result = results.decode((output / "results" / f"{sweep.index}.json").read_bytes(), plan, sweep).result
+        except (OSError, ResultError):
+            continue
+        for cell in result.cells:
+            status = (output / "samples" / f"{sweep.index}-{cell.batch_size}.json.gz").stat()
+            found[sweep.index, cell.batch_size] = (status.st_ino, status.st_mtime_ns)
+    return found
+
+
+def in_flight(output: Path, sweep: int = 0) -> int | None:
+    """Return the batch size that a sweep is measuring."""
+    try:
+        return json.loads((output / "results" / f"{sweep}.json").read_bytes()).get("inFlight")
+    except OSError:
+        return None
+
+
+def counts(output: Path) -> Mapping[str, int]:
+    """Return how many cells ended how."""
+    return json.loads((output / "summary.json").read_text())["cells"]
+
+
+def interrupt(program: subprocess.Popen[str]) -> None:
+    """Press Ctrl-C: the terminal sends the signal to the group in its foreground."""
+    os.killpg(program.pid, signal.SIGINT)
+
+
+@pytest.fixture
+def hanging(place: Place) -> Iterator[subprocess.Popen[str]]:
+    """A run whose second cell hangs, just now."""
+    file = place.write(batchSizes=[1, 2], faults=[{"fault": "hang", "batchSize": 2}])
+    with place.started("run", file, "--output", place.folder / "out") as program:
+        wait_until(lambda: in_flight(place.folder / "out") == 2 and place.find(CELL), "the cell that hangs")
+        yield program
+
+
+class TestKilled:
+    KILLS = 20
+    LATEST_SECONDS = 3
+    """From start to the first cell's end takes about two: kills strike in every part of that, and some after it."""
+
+    def test_a_run_that_is_killed_again_and_again_loses_nothing_and_repeats_only_what_was_in_flight(
+        self, place: Place
+    ) -> None:
+        """SIGKILL at 20 random moments."""
+        moments = random.Random(20)
+        file = place.write(precisions=["fp32", "fp16"], batchSizes=[1, 2], measurement=documents.rounds(4))
+        output = place.folder / "out"
+        command = ("run", file.name, "--output", output.name, "--quiet")
+        with place.started(*command):
+            wait_until(lambda: measured(output), "the first cell")
+        place.wait_until_empty()
+
+        kept = measured(output)
+        for _ in range(self.KILLS - 1):
+            with place.started(*command) as program:
+                end_of(program, within=moments.uniform(0, self.LATEST_SECONDS))
+            place.wait_until_empty()
+            now = measured(output)
+            assert now.items() >= kept.items(), "a cell was lost, or measured again"
+            kept = now
+        done = place.run(*command)
+
+        assert done.returncode == 0, done.stderr
+        assert counts(output)["measured"] == 4
+        assert len(measured(output)) == 16
+        assert measured(output).items() >= kept.items()
+        assert not [*output.rglob("*.tmp")], "no half-written file is left"
+
+    def test_nothing_outlives_a_run_that_is_killed(self, place: Place, hanging) -> None:
+        hanging.kill()
+
+        place.wait_until_empty()
+        assert len(measured(place.folder / "out")) == 1
+
+    def test_a_runner_that_dies_is_started_again(self, place: Place) -> None:
+        file = place.write(batchSizes=[1, 2], faults=[{"fault": "hang", "batchSize": 2}], timeoutSecondsPerSweep=20)
+        output = place.folder / "out"
+        with place.started("run", file, "--output", output) as program:
+            wait_until(lambda: in_flight(output) == 2 and place.find(CELL), "the cell that hangs")
+            before, (runner,) = measured(output), place.find(RUNNER)
+            os.kill(runner, signal.SIGKILL)
+            wait_until(lambda: place.find(RUNNER) not in ([], [runner]) and place.find(CELL), "the second attempt")
+            interrupt(program)
+            program.communicate(timeout=SOON_SECONDS)
+
+        assert program.returncode == 130
+        assert measured(output) == before
+
+    def test_a_sweep_whose_runner_dies_at_every_attempt_is_lost_and_the_others_are_not(self, place: Place) -> None:
+        file = place.write(precisions=["fp32", "fp16"], faults=[{"fault": "hang", "precision": "fp32"}], retries=0)
+        output = place.folder / "out"
+        with place.started("run", file, "--output", output) as program:
+            wait_until(lambda: in_flight(output) == 1 and place.find(CELL), "the cell that hangs")
+            (runner,) = place.find(RUNNER)
+            os.kill(runner, signal.SIGKILL)
+            out, err = program.communicate(timeout=PATIENCE_SECONDS)
+
+        assert program.returncode == 1
+        assert "sweep 1 of 2, fake/fp32, round 1 of 1: no result" in out
+        assert "The runner of sweep-0 ended with status -9" in err
+        assert counts(output) == {
+            "planned": 2,
+            "measured": 1,
+            "unsupported": 0,
+            "inaccurate": 0,
+            "failed": 0,
+            "missing": 1,
+        }
+
+
+def end_of(program: subprocess.Popen[str], *, within: float) -> None:
+    """Wait for the end of a program, but not longer."""
+    try:
+        program.wait(within)
+    except subprocess.TimeoutExpired:
+        return
+
+
+class TestInterrupted:
+    def test_ctrl_c_keeps_what_is_done_and_says_how_to_go_on_and_that_works(self, place: Place) -> None:
+        file = place.write("my bench.yaml", batchSizes=[1, 2, 3, 4])
+        output = place.folder / "out"
+        with place.started("run", file.name, "--output", output.name, "--fresh") as program:
+            wait_until(lambda: measured(output), "the first cell")
+            interrupt(program)
+            out, err = program.communicate(timeout=SOON_SECONDS)
+
+        assert program.returncode == 130
+        assert err == (
+            "Interrupted; what was measured is kept. To go on: inferbench run 'my bench.yaml' --output out\n"
+        )
+        assert "only fake/fp32 was measured" in out, "what there is of an answer is shown"
+        place.wait_until_empty()
+        kept = measured(output)
+        assert 0 < len(kept) < 4
+
+        done = place.run("run", file.name, "--output", output.name)
+
+        assert done.returncode == 0
+        assert len(measured(output)) == 4
+        assert measured(output).items() >= kept.items()
+
+    def test_ctrl_c_ends_a_cell_that_hangs(self, place: Place, hanging) -> None:
+        """The terminal's signal reaches the program alone: its children are in sessions of their own."""
+        sessions = {pid: os.getsid(pid) for pid in place.processes()}
+        interrupt(hanging)
+
+        assert hanging.wait(SOON_SECONDS) == 130
+        assert len(measured(place.folder / "out")) == 1
+        assert len(sessions) == 3
+        assert all(session == pid for pid, session in sessions.items() if pid != hanging.pid)
+
+    def test_ctrl_c_twice_ends_it_at_once_even_if_the_runner_does_not_listen(self, place: Place, hanging) -> None:
+        (runner,) = place.find(RUNNER)
+        os.kill(runner, signal.SIGSTOP)
+
+        interrupt(hanging)
+        with pytest.raises(subprocess.TimeoutExpired):
+            hanging.wait(0.5)
+        interrupt(hanging)
+
+        assert hanging.wait(SOON_SECONDS) == 130
+        place.wait_until_empty()
+        assert len(measured(place.folder / "out")) == 1
+
+    def test_sigterm_is_heard_as_ctrl_c(self, place: Place, hanging) -> None:
+        hanging.terminate()
+
+        _, err = hanging.communicate(timeout=SOON_SECONDS)
+        assert hanging.returncode == 130
+        assert "To go on: " in err
+        place.wait_until_empty()
+
+    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+    def test_before_anything_is_measured_it_just_ends(self, place: Place, number) -> None:
+        with place.started("run", place.write(), "--output", "out") as program:
+            wait_until(lambda: place.find("inferbench_runner environment"), "the first question to the runner")
+            os.killpg(program.pid, number)
+            out, err = program.communicate(timeout=SOON_SECONDS)
+
+        assert program.returncode == 130
+        assert (out, err) == ("", "inferbench: interrupted\n")
+
+
+class TestTogether:
+    def test_the_second_run_in_a_folder_is_refused_and_the_first_is_unharmed(self, place: Place) -> None:
+        file = place.write(batchSizes=[1, 2], faults=[{"fault": "hang", "batchSize": 2}])
+        output = place.folder / "out"
+        with place.started("run", file, "--output", output) as first:
+            wait_until(lambda: in_flight(output) == 2 and place.find(CELL), "the cell that hangs")
+            before = {path: path.stat().st_mtime_ns for path in output.rglob("*")}
+
+            for more in ((), ("--fresh",)):
+                second = place.run("run", file, "--output", output, *more)
+
+                assert second.returncode == 3
+                assert second.stdout == ""
+                assert second.stderr == (
+                    f"inferbench: Another run (process {first.pid}) is writing to {output}. "
+                    "Wait for it, stop it, or give --output another folder.\n"
+                )
+            assert {path: path.stat().st_mtime_ns for path in output.rglob("*")} == before
+            interrupt(first)
+
+            assert first.wait(SOON_SECONDS) == 130
+        assert len(measured(output)) == 1
+
+
+class TestMachine:
+    def test_what_the_machine_lacks_ends_the_run_at_once_and_what_was_measured_stays(self, place: Place) -> None:
+        file = place.write(precisions=["fp32", "fp16", "bf16"], faults=[{"fault": "environment", "precision": "fp16"}])
+        done = place.run("run", file, "--output", "out")
+
+        assert done.returncode == 3
+        assert done.stderr == "inferbench: fake/fp16@1: Scripted: fake/fp16@1 was to end as environment.\n"
+        assert set(measured(place.folder / "out")) == {(0, 1)}
+        assert "sweep 3" not in done.stdout
+
+    def test_a_cell_that_eats_memory_is_ended_and_larger_batches_are_spared(self, place: Place) -> None:
+        """More cells failed than the file allows: exit status 1."""
+        file = place.write(batchSizes=[1, 2, 4], faults=[{"fault": "eat-memory", "batchSize": 2}], maxFailedCells=1)
+        limited = Place(place.folder, place.mark, {"INFERBENCH_MEMORY_LIMIT_MIB": "300"})
+        done = limited.run("run", file, "--output", "out")
+
+        assert done.returncode == 1
+        assert counts(place.folder / "out")["failed"] == 2
+        assert "fake/fp32@2: OutOfMemory: HostMemory: fake/fp32@2 held " in done.stdout
+        assert "fake/fp32@4: OutOfMemory: AfterOutOfMemory: batch size 2 was out of memory already" in done.stdout
+
+    def test_a_gigabyte_of_output_costs_no_disk(self, place: Place) -> None:
+        file = place.write(faults=[{"fault": "flood"}])
+        done = place.run("run", file, "--output", "out")
+
+        assert done.returncode == 0
+        assert sum(path.stat().st_size for path in (place.folder / "out").rglob("*")) < 1 << 20
+        assert len(done.stdout) < 10_000
+
+
+class TestDisk:
+    @pytest.fixture
+    def disk(self, place: Place) -> Iterator[Disk]:
+        """A disk with room for a few results."""
+        with mounts.disk(place.folder / "disk", size="48k") as disk:
+            yield disk
+
+    def test_a_full_disk_ends_the_run_with_a_sentence_and_with_room_the_same_command_goes_on(
+        self, place: Place, disk: Disk
+    ) -> None:
+        file = place.write(batchSizes=[1, 2], measurement=documents.rounds(4))
+        output = disk.folder / "out"
+        command = ("run", file, "--output", output, "--quiet")
+
+        full = place.run(*command, before=disk.before)
+
+        assert full.returncode == 3
+        assert full.stderr == (
+            f"inferbench: {output} cannot be written: No space left on device. Make room there or give --output "
+            "another folder; what is already measured stays, and the same command goes on from it.\n"
+        )
+        kept = measured(disk.seen("out"))
+        assert 0 < len(kept) < 8
+        assert not [*disk.seen().rglob("*.tmp")]
+
+        disk.remount("size=10m")
+        done = place.run(*command, before=disk.before)
+
+        assert done.returncode == 0, done.stderr
+        assert len(measured(disk.seen("out"))) == 8
+        assert measured(disk.seen("out")).items() >= kept.items()
+
+    def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_measured(
+        self, place: Place, disk: Disk
+    ) -> None:
+        disk.remount("ro")
+        done = place.run("run", place.write(), "--output", disk.folder / "out", before=disk.before)
+
+        assert done.returncode == 3
+        assert done.stderr == (
+            f"inferbench: {disk.folder}/out cannot be written: Read-only file system. Give --output another folder; "
+            "what is already measured stays, and the same command goes on from it.\n"
+        )
+
+    def test_a_file_in_place_of_the_folder_is_no_traceback(self, place: Place) -> None:
+        (place.folder / "file").touch()
+        done = place.run("run", place.write(), "--output", "file")
+
+        assert done.returncode == 3
+        assert done.stderr.startswith("inferbench: file cannot be written: File exists. Give --output another folder")
+
+
+class TestCache:
+    @pytest.fixture
+    def disk(self, place: Place) -> Iterator[Disk]:
+        """A disk with less room than the cache wants to leave free."""
+        with mounts.disk(place.folder / "disk", size="64k") as disk:
+            yield disk
+
+    def test_a_cache_that_is_full_or_read_only_is_named_and_with_room_the_same_command_goes_on(
+        self, place: Place, disk: Disk
+    ) -> None:
+        write_small_model(place.folder / "small.onnx")
+        model = {"onnx": {"path": "small.onnx"}}
+        strategy = {"backend": "onnxruntime", "precision": "fp32"}
+        file = place.write(model=model, backends=["onnxruntime"], baseline=strategy, backendOptions={})
+        command = ("run", file, "--output", place.folder / "out", "--quiet")
+        cached = Place(place.folder, place.mark, {"INFERBENCH_CACHE": str(disk.folder / "cache")})
+
+        full = cached.run(*command, before=disk.before)
+        disk.remount("size=200m,ro")
+        read_only = cached.run(*command, before=disk.before)
+        disk.remount("rw")
+        mended = cached.run(*command, before=disk.before)
+
+        assert (full.returncode, read_only.returncode, mended.returncode) == (3, 3, 0), mended.stderr
+        assert full.stderr == (
+            f"inferbench: The cache folder {disk.folder}/cache has 0 MiB free, and 64 MiB are needed. "
+            "Make room, or set INFERBENCH_CACHE to a folder on a larger disk.\n"
+        )
+        assert read_only.stderr == (
+            f"inferbench: Cannot write to the cache folder {disk.folder}/cache: Read-only file system. "
+            "Mend that, or set INFERBENCH_CACHE to another folder.\n"
+        )
+
+
+def write_small_model(file: Path) -> None:
+    """Write an ONNX file with one matrix multiplication."""
+    import numpy as np
+    import onnx
+    from onnx import helper, numpy_helper
+
+    weights = np.random.default_rng(0).standard_normal((16, 8), dtype=np.float32)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["input", "weights"], ["output"])],
+        "small",
+        [helper.make_tensor_value_info("input", onnx.TensorProto.FLOAT, ["batch", 16])],
+        [helper.make_tensor_value_info("output", onnx.TensorProto.FLOAT, ["batch", 8])],
+        [numpy_helper.from_array(weights, "weights")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), file)

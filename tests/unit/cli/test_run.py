@@ -1,0 +1,167 @@
+import csv
+import io
+import itertools
+from pathlib import Path
+
+import pytest
+
+from inferbench_cli import run
+from inferbench_cli.folder import Folder
+from inferbench_contract import plan as plans
+from inferbench_contract import result as results
+from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
+from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.summary import Summary, summarize
+from inferbench_contract.words import Doubt, Outcome
+from tests.documents import rounds, scripted_benchmark
+from tests.results import cell, ended, measured, results_for
+
+PROMISED = (
+    "backend,precision,batch_size,outcome,latency_median_ns,latency_low_ns,latency_high_ns,latency_p90_ns,"
+    "latency_p99_ns,throughput_milli_per_second,speedup_milli,speedup_low_milli,speedup_high_milli,verdict,doubts,"
+    "rounds,samples,reason"
+)
+"""The beginning of the header of cells.csv, as the design has it."""
+
+TWO = {"precisions": ["fp32", "fp16"], "measurement": rounds(2)}
+"""Two strategies in two rounds; the first is the baseline."""
+
+
+def summary_of(benchmark: InferenceBenchmark, latency_of) -> Summary:
+    """Return the summary of a benchmark whose cells took so long, by strategy, batch size and round."""
+    plan = plans.expand(benchmark)
+    return summarize(benchmark, plan, results_for(plan, latency_of))
+
+
+def table_of(found: Summary, samples=None) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(run.cells_csv(found, samples or {}))))
+
+
+class TestExitStatus:
+    FAULTS = (None, PlanError("the plan"), EnvironmentFault("the machine"), InferbenchError("a lost sweep"))
+
+    @pytest.mark.parametrize(
+        ("interrupted", "fault", "failed", "broken"),
+        list(itertools.product((False, True), FAULTS, (False, True), (False, True))),
+    )
+    def test_of_several_the_first_of_130_2_3_1_4_counts(self, interrupted, fault, failed, broken):
+        promise = {"name": "same", "equal": "fake/fp32", "to": "fake/fp16", "within": "5%", "batchSizes": [1]}
+        benchmark = scripted_benchmark(**TWO, expectations=[promise], batchSizes=[1, 2])
+
+        def latency_of(strategy, batch_size, round_):
+            if failed and batch_size == 2:
+                return ended(Outcome.CRASHED, batch_size)
+            return measured(batch_size, 20 if broken and strategy.precision == "fp16" else 10)
+
+        found = summary_of(benchmark, latency_of)
+        ways = {
+            130: interrupted,
+            2: isinstance(fault, PlanError),
+            3: isinstance(fault, EnvironmentFault),
+            1: failed or type(fault) is InferbenchError,
+            4: broken,
+        }
+
+        status = run.exit_status(run.Ended(found, Folder(Path()), interrupted, fault), benchmark)
+
+        assert status == next((status for status, applies in ways.items() if applies), 0)
+
+    @pytest.mark.parametrize(("allowed", "status"), [(1, 1), (2, 0)])
+    def test_as_many_cells_may_fail_as_the_file_allows(self, allowed, status):
+        benchmark = scripted_benchmark(batchSizes=[1, 2, 3], maxFailedCells=allowed)
+        found = summary_of(benchmark, lambda _, size, __: measured(1) if size == 1 else ended(Outcome.FAILED, size))
+
+        assert run.exit_status(run.Ended(found, Folder(Path()), False, None), benchmark) == status
+
+    @pytest.mark.parametrize(
+        ("outcome", "accuracy", "status"),
+        [
+            pytest.param(Outcome.UNSUPPORTED, {}, 0, id="what cannot be done never counts as failed"),
+            pytest.param(Outcome.INACCURATE, {}, 0, id="nor does what is inaccurate"),
+            pytest.param(Outcome.INACCURATE, {"onViolation": "Fail"}, 1, id="unless the file says so"),
+            pytest.param(Outcome.FELL_BACK, {}, 1, id="what ran as something else has failed"),
+        ],
+    )
+    def test_what_counts_as_failed(self, outcome, accuracy, status):
+        benchmark = scripted_benchmark(accuracy=accuracy)
+        found = summary_of(benchmark, lambda *_: ended(outcome))
+
+        assert run.exit_status(run.Ended(found, Folder(Path()), False, None), benchmark) == status
+
+
+class TestCellsCsv:
+    def test_the_header_begins_with_what_is_promised(self):
+        found = summary_of(scripted_benchmark(), lambda *_: 10)
+
+        assert run.cells_csv(found, {}).startswith(PROMISED + ",")
+        assert len(set(run.CSV_HEADER)) == len(run.CSV_HEADER)
+
+    def test_numbers_are_whole_and_in_the_unit_of_their_column(self):
+        """Two rounds of 10 ms for the baseline, of 5 ms for the other: twice as fast in each."""
+        found = summary_of(scripted_benchmark(**TWO), lambda strategy, *_: 10 if strategy.precision == "fp32" else 5)
+        fp32, fp16 = table_of(found)
+
+        assert [fp16[name] for name in PROMISED.split(",")] == [
+            "fake", "fp16", "1", "Measured", "5000000", "5000000", "5000000", "", "", "200000",
+            "2000", "2000", "2000", "Faster", "", "2", "200", "",
+        ]  # fmt: skip
+        assert (fp32["speedup_milli"], fp32["verdict"]) == ("", ""), "nothing is faster than itself"
+
+    def test_percentiles_are_of_the_calls_of_all_rounds_together(self):
+        """Of 1 to 1,000 the nearest rank gives 900 and 990, whichever round they were in."""
+        found = summary_of(scripted_benchmark(measurement=rounds(2)), lambda *_: 10)
+        samples = {(cell("fake/fp32@1"), 0): range(1, 501), (cell("fake/fp32@1"), 1): range(501, 1001)}
+        (row,) = table_of(found, samples)
+
+        assert (row["latency_p90_ns"], row["latency_p99_ns"]) == ("900", "990")
+
+    def test_without_the_calls_of_some_round_there_are_no_percentiles(self):
+        found = summary_of(scripted_benchmark(measurement=rounds(2)), lambda *_: 10)
+        (row,) = table_of(found, {(cell("fake/fp32@1"), 0): range(1, 1001)})
+
+        assert (row["latency_p90_ns"], row["latency_p99_ns"]) == ("", "")
+
+    def test_what_was_not_measured_is_empty_and_says_why(self):
+        reason = 'Scripted: "a, b"\nand more'
+        found = summary_of(scripted_benchmark(), lambda *_: ended(Outcome.CRASHED, reason=reason))
+        (row,) = table_of(found)
+
+        assert (row["outcome"], row["reason"]) == ("Crashed", reason)
+        assert {row[name] for name in PROMISED.split(",")[4:14]} == {""}
+
+    def test_what_has_no_result_yet_is_missing(self):
+        found = summary_of(scripted_benchmark(**TWO), lambda *_: None)
+
+        assert [row["outcome"] for row in table_of(found)] == ["Missing", "Missing"]
+
+    def test_doubts_are_counted_by_rounds(self):
+        def latency_of(_, __, round_):
+            return measured(doubts=(Doubt.DRIFTED, Doubt.FEW_SAMPLES) if round_ else (Doubt.DRIFTED,))
+
+        (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
+
+        assert row["doubts"] == "Drifted:2;FewSamples:1"
+
+
+class TestWriteAnswer:
+    def test_it_is_the_same_whenever_it_is_written(self, tmp_path):
+        benchmark = scripted_benchmark(**TWO)
+        plan = plans.expand(benchmark)
+        (tmp_path / "results").mkdir()
+        for result in results_for(plan, lambda *_: 10):
+            (tmp_path / "results" / f"{result.sweep}.json").write_bytes(results.encode(result))
+        names = ("summary.json", "cells.csv", "report.html")
+
+        found = run.write_answer(Folder(tmp_path), benchmark, plan)
+        first = [(tmp_path / name).read_bytes() for name in names]
+        run.write_answer(Folder(tmp_path), benchmark, plan)
+
+        assert [(tmp_path / name).read_bytes() for name in names] == first
+        assert first[0].decode() == found.dump()
+
+    def test_of_nothing_there_is_an_answer_too(self, tmp_path):
+        benchmark = scripted_benchmark()
+        found = run.write_answer(Folder(tmp_path), benchmark, plans.expand(benchmark))
+
+        assert found.counts.missing == 1
+        assert (tmp_path / "report.html").read_text().startswith("<!")

@@ -1,0 +1,110 @@
+import io
+import re
+
+from rich.console import Console
+
+from inferbench_cli import table
+from inferbench_contract import plan as plans
+from inferbench_contract.doubts import explain
+from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.summary import summarize
+from inferbench_contract.words import Doubt, Outcome
+from tests.documents import rounds, scripted_benchmark
+from tests.results import ended, measured, results_for
+
+
+def printed(benchmark: InferenceBenchmark, latency_of, width: int = 100) -> str:
+    """Return what is printed where nobody sits at a terminal, without the spaces at the ends of lines."""
+    plan = plans.expand(benchmark)
+    stream = io.StringIO()
+    console = Console(file=stream, width=width, markup=False, highlight=False)
+    table.show(console, summarize(benchmark, plan, results_for(plan, latency_of)))
+    return re.sub(" +$", "", stream.getvalue(), flags=re.MULTILINE)
+
+
+def test_the_answer_is_read_in_five_seconds():
+    benchmark = scripted_benchmark(
+        precisions=["fp32", "fp16", "bf16"],
+        batchSizes=[1, 8],
+        measurement=rounds(4),
+        expectations=[{"name": "half", "faster": "fake/fp16", "than": "fake/fp32", "by": "1.5x"}],
+    )
+
+    def latency_of(strategy, batch_size, round_):
+        if (strategy.precision, batch_size, round_) == ("bf16", 8, 2):
+            return ended(Outcome.CRASHED, 8, "SIGSEGV: fake/bf16@8 was killed by a signal.")
+        speedup = {"fp32": 1, "fp16": 2, "bf16": 1.99}[strategy.precision]
+        noise = 1 + 0.01 * (round_ - 1) * (-1 if strategy.precision == "fp16" else 1)
+        doubts = (Doubt.NOISY_NEIGHBOUR,) if batch_size == 1 else ()
+        return measured(batch_size, 10 * batch_size * noise / speedup, doubts=doubts)
+
+    text = printed(benchmark, latency_of)
+
+    lines = text.splitlines()
+    assert lines[0] == "Best at each batch size; speedups are over fake/fp32, intervals are 95 %"
+    assert [line.split() for line in lines[2:6] if "─" not in line] == [
+        ["Batch", "Best", "strategy", "Latency", "Inputs/s", "Speedup", "Verdict", "Doubts"],
+        ["1", "fake/fp16", "4.97", "ms", "±2.1%", "201", "2.02x", "±4.2%", "Faster", "a"],
+        ["8", "fake/fp16", "39.8", "ms", "±2.1%", "201", "2.02x", "±4.2%", "Faster", "none"],
+    ]
+    assert "\nBatch 1: fake/fp16 and fake/bf16 are not distinguishable on this machine: " in text
+    assert "\nBatch 8: fake/fp16 is fastest, 2.02 times (1.94 to 2.10) as fast as fake/fp32, the next.\n" in text
+    assert "\n\nExpectations\n  half: holds, the ratio at batch 1 is 2.02x (1.94 to 2.10). (" in text
+    assert text.endswith(
+        "\n\nNot in the ranking\n"
+        "  fake/bf16@8: Crashed: SIGSEGV: fake/bf16@8 was killed by a signal. (in 1 of 4 rounds)\n"
+        "\nDoubts about the numbers in the table\n"
+        f"  a  NoisyNeighbour: {explain(Doubt.NOISY_NEIGHBOUR)}\n"
+    )
+
+
+def test_sentences_are_one_line_each_where_no_terminal_wraps_them():
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16"], measurement=rounds(2)), lambda *_: 10, width=40)
+
+    (sentence,) = (line for line in text.splitlines() if line.startswith("Batch 1: "))
+    assert len(sentence) > 60
+    assert sentence.endswith(".")
+
+
+def test_brackets_in_a_reason_are_no_markup():
+    reason = "NotInstalled: pip install 'inferbench[runner]' [/] [bold]"
+    text = printed(scripted_benchmark(), lambda *_: ended(Outcome.UNSUPPORTED, reason=reason))
+
+    assert f"fake/fp32@1: Unsupported: {reason}\n" in text
+
+
+def test_where_nothing_was_measured_that_is_said():
+    text = printed(scripted_benchmark(), lambda *_: None)
+
+    assert text.startswith("Nothing was measured, so nothing can be best.\nObjective (")
+
+
+def test_after_one_round_there_is_a_number_but_no_interval_and_no_verdict():
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16"]), lambda s, *_: 10 if s.precision == "fp32" else 5)
+
+    assert re.search(r"^ *1 +fake/fp16 +5\.00 ms +200 +2\.00x ", text, re.MULTILINE)
+    assert "±" not in text
+
+
+def test_the_baseline_is_called_that_when_it_is_the_best():
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16"]), lambda s, *_: 5 if s.precision == "fp32" else 10)
+
+    assert re.search(r"^ *1 +fake/fp32 +5\.00 ms +200 +1x +baseline +none$", text, re.MULTILINE)
+
+
+def test_equal_reasons_are_told_once_the_bad_news_first_and_not_too_many():
+    sizes = list(range(1, 21))
+    words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta"]
+
+    def latency_of(_, size, __):
+        if size <= 6:
+            return ended(Outcome.UNSUPPORTED, size, "NotHere: no.")
+        return ended(Outcome.FAILED, size, f"RuntimeError: {words[(size - 7) // 2]}")
+
+    text = printed(scripted_benchmark(batchSizes=sizes), latency_of)
+
+    told = text[text.index("Not in the ranking") :].splitlines()[1:]
+    assert told == [
+        *(f"  fake/fp32@{7 + 2 * n}, fake/fp32@{8 + 2 * n}: Failed: RuntimeError: {words[n]}" for n in range(5)),
+        "  and 3 more reasons, in cells.csv",
+    ]
