@@ -48,6 +48,12 @@ def usage(pid: int, environment: Mapping[str, str] = os.environ, root: Path = ci
     return Usage(taken, min(limit, _given(environment) or limit), limit - used, limit)
 
 
+def kernel_kills(root: Path = circumstances.ROOT) -> int:
+    """Count the processes that the kernel has killed for want of memory on this machine; it does not say which."""
+    fields = (line.split() for line in circumstances.read_text(root / "proc/vmstat").splitlines())
+    return next((int(words[1]) for words in fields if words[0] == "oom_kill"), 0)
+
+
 def _given(environment: Mapping[str, str]) -> int | None:
     text = environment.get(LIMIT, "")
     return int(text) * MEBIBYTE if text.isdecimal() else None

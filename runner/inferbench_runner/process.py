@@ -80,7 +80,7 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], watch: Watch) 
     """Run a child in a session of its own until it ends or must be ended; nothing of it is left afterwards."""
     progress_in, progress_out = os.pipe()
     output_in, output_out = os.pipe()
-    begin = time.monotonic()
+    begin, killed_before = time.monotonic(), memory.kernel_kills()
     try:
         child = subprocess.Popen(
             arguments,
@@ -98,6 +98,8 @@ def run(arguments: Sequence[str], environment: Mapping[str, str], watch: Watch) 
         stopped, peak_bytes = _watch(child, ears, watch, begin)
         _end(child)
         ears.listen(0)
+    if stopped is None and child.returncode == -signal.SIGKILL and memory.kernel_kills() > killed_before:
+        stopped = Stopped.MEMORY  # the kernel was quicker than the watch
     return Ended(child.returncode, stopped, ears.heard, time.monotonic() - begin, peak_bytes)
 
 

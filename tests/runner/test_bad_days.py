@@ -7,6 +7,7 @@ import os
 import random
 import signal
 import subprocess
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -73,7 +74,18 @@ def hanging(place: Place) -> Iterator[subprocess.Popen[str]]:
     file = place.write(batchSizes=[1, 2], faults=[{"fault": "hang", "batchSize": 2}])
     with place.started("run", file, "--output", place.folder / "out") as program:
         wait_until(lambda: in_flight(place.folder / "out") == 2 and place.find(CELL), "the cell that hangs")
+        wait_until(lambda: is_asleep(*place.find(CELL)), "the cell to hang")
         yield program
+
+
+def is_asleep(pid: int) -> bool:
+    """Tell whether a process sleeps and goes on sleeping: it has started, and says nothing any more."""
+    seen = []
+    for _ in range(2):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        seen.append((fields[0], fields[11:13]))
+        time.sleep(0.2)
+    return seen[0] == seen[1] and seen[0][0] == "S"
 
 
 class TestKilled:

@@ -163,6 +163,6 @@ def test_every_doubt_is_explained_in_two_sentences_or_more(doubt):
 def test_the_explanations_name_the_thresholds_that_are_applied():
     from inferbench_runner import stopping
 
-    assert f"{doubts.NEIGHBOUR_SHARE:.0%}".replace("%", " %") in words.explain(Doubt.NOISY_NEIGHBOUR)
-    assert f"{doubts.LAUNCH_BOUND_SHARE:.0%}".replace("%", " %") in words.explain(Doubt.LAUNCH_BOUND)
+    assert f"{doubts.NEIGHBOUR_SHARE:.0%}" in words.explain(Doubt.NOISY_NEIGHBOUR)
+    assert f"{doubts.LAUNCH_BOUND_SHARE:.0%}" in words.explain(Doubt.LAUNCH_BOUND)
     assert f"{stopping.MIN_CALLS} calls" in words.explain(Doubt.FEW_SAMPLES)

@@ -104,3 +104,11 @@ class TestIsNearLimit:
     def test_what_is_left_is_the_nearer_of_both_limits(self):
         assert Usage(900, limit=1_000, around_left=5_000, around_limit=10_000).left == pytest.approx(50)
         assert Usage(10, limit=1_000, around_left=520, around_limit=10_000).left == pytest.approx(20)
+
+
+def test_the_kernels_own_kills_are_counted(tmp_path):
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/vmstat").write_text("nr_free_pages 12\noom_kill 3\n")
+
+    assert memory.kernel_kills(tmp_path) == 3
+    assert memory.kernel_kills(tmp_path / "nowhere") == 0
