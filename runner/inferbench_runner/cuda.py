@@ -104,7 +104,7 @@ def require_driver(needed: int = CUDA_13, load: Callable[[str], Any] = ctypes.CD
     version = _driver_version(library)
     if version < needed:
         raise EnvironmentFault(
-            f"The NVIDIA driver runs CUDA up to {_dotted(version)}, and the libraries here need {_dotted(needed)}. Install "
+            f"The NVIDIA driver runs CUDA up to {_dotted(version)}, the libraries here need {_dotted(needed)}. Install "
             "a newer driver (for CUDA 12: 535 or newer, for CUDA 13: 580 or newer), or libraries for the older CUDA.",
         )
     return Driver(version, _first_device(library))
@@ -134,12 +134,13 @@ class Device:
         self.close()
 
     def close(self) -> None:
-        """Free everything, after all work has ended."""
-        with suppress(
-            CudaError
-        ):  # a GPU that has failed says so again at each call, and its memory goes with the process
+        """Free everything, after all work has ended. A GPU that has failed frees nothing before its process ends."""
+        try:
             self.synchronize()
-        self._resources.close()
+        except CudaError:
+            self._resources.pop_all()
+        else:
+            self._resources.close()
 
     def properties(self) -> Properties:
         """Describe the GPU."""

@@ -1,4 +1,4 @@
-"""What the GPU does meanwhile, from NVIDIA's management library: clocks, why they are low, heat, power, who else is there.
+"""What the GPU does meanwhile, from NVIDIA's management library: clocks, why they are low, heat, power, other users.
 
 It is asked from the supervisor's process, never from the one that is measured. Readings carry the monotonic clock,
 which all processes of a machine share, so that those of a cell's timed calls can be picked out afterwards. What they
@@ -196,7 +196,7 @@ class Sampler:
         return tuple(self._readings)
 
     def _sample(self) -> None:
-        """Read at least twice: at the beginning and at the end."""
+        """Read at the beginning, then again and again, and at the end."""
         while True:
             is_last = self._is_over.is_set()
             self._readings.append(self._read())

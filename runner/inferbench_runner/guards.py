@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Any, Final, Self
 
 from inferbench_contract.result import CellResult
 from inferbench_contract.words import Doubt, Outcome, Precision
@@ -33,7 +33,7 @@ OWN_PROCESSES: Final = 1
 NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 
 MIN_ENERGY_NS: Final = 5 * NANOSECONDS_PER_SECOND
-"""The counter moves about every 100 ms, and an A100's or H100's sensor sees a quarter of the time (arXiv 2312.02741)."""
+"""The counter moves about every 100 ms, and the sensor of an A100 sees a quarter of the time (arXiv 2312.02741)."""
 
 MATRIX_MARGIN: Final = 1.25
 """How much faster real work can be than our probe: on an H200 a product of zeros ran 13 % faster than one of random
@@ -63,12 +63,27 @@ CLOCK_TOLERANCE: Final = 0.02
 """Between the GPU's clock and the host's, which nobody sets by one another."""
 
 
+MEASURED_FROM: Final = "measuredFrom"
+MEASURED_TO: Final = "measuredTo"
+"""In what a cell process says: begin and end of its timed calls on the monotonic clock."""
+
+
 @dataclass(frozen=True, slots=True)
 class Window:
     """A stretch of time on the monotonic clock."""
 
     begin_ns: int
     end_ns: int
+
+    @classmethod
+    def heard(cls, said: Mapping[str, Any]) -> Self | None:
+        """Read what a cell process said (`told`); None where it crashed before, or said something else."""
+        begin_ns, end_ns = said.get(MEASURED_FROM), said.get(MEASURED_TO)
+        return cls(begin_ns, end_ns) if isinstance(begin_ns, int) and isinstance(end_ns, int) else None
+
+    def told(self) -> dict[str, int]:
+        """Return what a cell process says when its timed calls are over."""
+        return {MEASURED_FROM: self.begin_ns, MEASURED_TO: self.end_ns}
 
     def of(self, readings: Iterable[Reading]) -> Sequence[Reading]:
         """Return the readings within it."""

@@ -280,7 +280,7 @@ def _fate(ended: Ended, what: str) -> tuple[Outcome | None, str]:
         return Outcome.TIMED_OUT, f"TimeLimit: {what} took more than its {ended.seconds:.0f} s. {words}".strip()
     if ended.stopped is Stopped.MEMORY:
         taken = f"{ended.peak_bytes >> 20} MiB"
-        return Outcome.OUT_OF_MEMORY, f"HostMemory: {what} held {taken} when the memory that it or the machine has was used up"
+        return Outcome.OUT_OF_MEMORY, f"HostMemory: {what} held {taken} when memory was used up"
     if ended.status < 0:
         return Outcome.CRASHED, f"{ended.signal_name}: {what} was killed by a signal. {words}".strip()
     if ended.status != 0:

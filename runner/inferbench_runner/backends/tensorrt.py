@@ -184,6 +184,8 @@ class Built:
     plan: bytes
     timings: bytes
     """Times of kernels, those that it was given among them."""
+    resource: str
+    """The libraries of kernels that it used."""
 
 
 class _Shelf:
@@ -216,13 +218,8 @@ class _Shelf:
         artifacts.require_space(self._cache, len(built.plan) + len(built.timings))
         (folder / PLAN).write_bytes(built.plan)
         (folder / LAYERS).write_text(inspect(self._library, read_engine(self._library, folder / PLAN, log)))
-        told = {
-            **self._machine,
-            "buildMilliseconds": took_ms,
-            "resource": _builder_resource(),
-            "warnings": log.warnings,
-        }
-        (folder / NOTES).write_text(json.dumps(told))
+        told = {"buildMilliseconds": took_ms, "resource": built.resource, "warnings": log.warnings}
+        (folder / NOTES).write_text(json.dumps({**self._machine, **told}))
         artifacts.publish(self._cache, TIMINGS, timings, lambda place: _write(place / TIMING_CACHE, built.timings))
 
 
@@ -259,7 +256,7 @@ def build(library: Any, recipe: Recipe, timings: bytes, log: Any) -> Built:
     if plan is None:
         raise failure(log, "build an engine")
     cache = config.get_timing_cache()
-    return Built(bytes(plan), bytes(cache.serialize()))
+    return Built(bytes(plan), bytes(cache.serialize()), _builder_resource())  # they go when the builder does
 
 
 def parse(library: Any, network: Any, graph: Path, log: Any) -> None:
@@ -358,6 +355,7 @@ class TensorRtSession:
     ) -> None:
         self.notes = notes
         """How long the engine took to build or to load, and what is worth knowing of it."""
+        self._library = library
         self._device = device
         self._engine = engine
         self._context = _context(engine)
@@ -366,7 +364,7 @@ class TensorRtSession:
         names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
         is_input = {name: engine.get_tensor_mode(name) == library.TensorIOMode.INPUT for name in names}
         self._set_shapes({name: batch[name].shape for name in names if is_input[name]})
-        bound = {name: self._bind(library, name) for name in names}
+        bound = {name: self._bind(name) for name in names}
         self._inputs = [tensor for name, tensor in bound.items() if is_input[name]]
         self._outputs = [tensor for name, tensor in bound.items() if not is_input[name]]
         self._copied_in = tuple(self._inputs) if with_copies else ()
@@ -431,6 +429,21 @@ class TensorRtSession:
             raise Unsupported(f"CudaGraph: this engine cannot be recorded as a CUDA graph ({error}).") from error
         self._start = partial(self._stream.launch, graph)
 
+    def layers_ns(self, calls: int) -> list[int]:
+        """Return how long each of some calls took by TensorRT's own profiler: the sum of its layers, without a graph.
+
+        For comparison only, and the last thing to do with a session: from now on the profiler waits within each call.
+        """
+        context, profiler = self._context, _profiler(self._library)
+        context.profiler = profiler
+        found = []
+        for _ in range(calls):
+            profiler.milliseconds = 0.0
+            self._execute()
+            self.synchronize()
+            found.append(round(profiler.milliseconds * cuda.NANOSECONDS_PER_MILLISECOND))
+        return found
+
     def close(self) -> None:
         """Free what is on the GPU. A cell process does not need to: it ends."""
         self.synchronize()
@@ -448,9 +461,9 @@ class TensorRtSession:
         if refused or (refused := context.infer_shapes()):
             raise RuntimeError(f"TensorRT refuses the shapes {dict(shapes)} ({', '.join(refused)})")
 
-    def _bind(self, library: Any, name: str) -> _Tensor:
+    def _bind(self, name: str) -> _Tensor:
         """Give an input or output its memory."""
-        engine, context = self._engine, self._context
+        library, engine, context = self._library, self._engine, self._context
         shape, dtype = tuple(context.get_tensor_shape(name)), _dtype(engine.get_tensor_dtype(name))
         if -1 in shape:
             raise Unsupported(f"DataDependentShape: the size of {name} is known only when the engine has run.")
@@ -468,6 +481,21 @@ class TensorRtSession:
                 self._stream.copy_out(tensor.host, tensor.device)
         self.synchronize()
         return {tensor.name: _as_answer(tensor.host.array) for tensor in tensors}
+
+
+def _profiler(library: Any) -> Any:
+    """Return what adds up the times of layers."""
+
+    class Profiler(library.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            library.IProfiler.__init__(self)
+            self.milliseconds = 0.0
+
+        def report_layer_time(self, _: str, milliseconds: float) -> None:
+            """Take the time of a layer."""
+            self.milliseconds += milliseconds
+
+    return Profiler()
 
 
 def _context(engine: Any) -> Any:

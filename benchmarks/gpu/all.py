@@ -1,0 +1,507 @@
+"""Everything that is to be measured on a GPU, in one go that can be broken off and taken up again.
+
+    python benchmarks/gpu/all.py OUT [--profile short|full] [--minutes 20] [--steps article,bias] [--archive OUT.tar.gz]
+
+Each step writes OUT/<step>.json and OUT/<step>.md when it is done, and OUT/report.md is made anew after each. A step
+that is done is not done again; one that ran out of time goes on where it was (exit status 75: call again).
+
+    --profile short   2 rounds, 1 s a cell: meant to fit into 20 minutes of a large GPU, building and compiling included
+    --profile full    4 rounds, 3 s a cell, all steps
+    --plan            write the benchmarks, and say how many cells and minutes they would be (assumed, not measured)
+    --device cpu --backend fake   plays the whole of it anywhere, with scripted times
+
+    machine        the card, its settings, the fixed work and the limits that it was measured to have
+    article        examples/article.yaml, its claims judged
+    repeatability  A/A: the same cells in fresh processes
+    bias           our times against a bare loop, and against TensorRT's profiler or trtexec
+    compile        torch.compile and TensorRT's builder, cold and warm
+    mlperf         int8 TensorRT at large batches against MLPerf's offline figure for the card
+    resnet50, vit  both models at batches 1, 8, 32, 128, 256
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import tarfile
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import runs
+import yaml
+
+from inferbench_contract import document
+from inferbench_contract import plan as plans
+from inferbench_contract.result import CellResult
+from inferbench_contract.words import Outcome
+from inferbench_runner import artifacts, cuda, environment, gpu, probes, sweep
+from inferbench_runner.task import CellTask
+
+ROOT = Path(__file__).resolve().parents[2]
+
+NOT_YET = 75
+"""EX_TEMPFAIL of sysexits.h: the same command goes on."""
+
+MLPERF_OFFLINE = {
+    "H200": 94_600,
+    "GH200": 95_000,
+    "H100 PCIe": 56_500,
+    "H100 NVL": 60_600,
+    "H100": 87_900,
+    "L40S": 43_000,
+    "A100-SXM4": 42_121,
+    "A100-PCIE": 39_814,
+    "A100 80GB PCIe": 39_814,
+}
+"""ResNet-50, int8, images a second for one GPU, by a part of the card's name, the longer ones first. From
+mlcommons/inference_results_v4.1 (A100: v2.1); of several submissions the lowest (reference/benchtools.md 5)."""
+
+WANTED = {
+    "repeatability": "95 of 100 pairs of fresh processes differ by at most 1.5%",
+    "bias": "the median is within 1% of a bare loop's",
+    "engine": "TensorRT's figure is within 5% of its own profiler's or trtexec's",
+    "mlperf": "at least 60% of MLPerf's offline figure",
+}
+
+REPEATED = ("torch-eager/fp16", "onnxruntime/fp16", "tensorrt/fp16")
+"""A backend of each kind."""
+REPEATED_BATCH = 8
+"""Where a call is short enough to show the host and long enough to show the GPU."""
+
+LADDER = (1, 8, 32, 128, 256)
+LADDER_STRATEGIES = (
+    "torch-eager/fp16",
+    "torch-compile/fp16",
+    "torch-compile-max-autotune/fp16",
+    "onnxruntime/fp16",
+    "tensorrt/fp16",
+    "tensorrt/int8-static",
+)
+
+CARD_SECONDS = 120
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How long to look at each cell, and at what."""
+
+    measurement: Mapping[str, int]
+    article_batches: Sequence[int]
+    repeats: int
+    """Rounds of the A/A step: half as many pairs for each cell."""
+    offline_batches: Sequence[int]
+    bare_seconds: float
+    steps: Sequence[str]
+
+
+PROFILES = {
+    "short": Profile(
+        measurement={"rounds": 2, "maxSecondsPerCell": 1, "warmupMaxSeconds": 2},
+        article_batches=(1, 8, 128),
+        repeats=6,
+        offline_batches=(256,),
+        bare_seconds=5,
+        steps=("machine", "article", "repeatability", "bias", "compile", "mlperf"),
+    ),
+    "full": Profile(
+        measurement={"rounds": 4, "maxSecondsPerCell": 3, "warmupMaxSeconds": 8},
+        article_batches=(1, 8, 32, 128),
+        repeats=20,
+        offline_batches=(128, 256, 512, 1024),
+        bare_seconds=60,
+        steps=("machine", "article", "repeatability", "bias", "compile", "mlperf", "resnet50", "vit"),
+    ),
+}
+"""The short one leaves batch 32 of the article out: building and compiling are most of its time."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """The command line."""
+
+    asked: runs.Asked
+    profile: Profile
+
+    @property
+    def out(self) -> Path:
+        """Where everything goes."""
+        return self.asked.out
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a step found: numbers, and lines of Markdown."""
+
+    content: Mapping[str, Any]
+    lines: Sequence[str]
+
+
+def machine(call: Call) -> Found:
+    """Describe the card and find out what it can do."""
+    told: dict[str, Any] = {"environment": environment.describe().as_dict()}
+    if call.asked.device == "gpu":
+        told |= card(call.out, cuda.require_driver())
+    return Found(told, [f"* {name}: {value}" for name, value in flat(told)])
+
+
+def card(out: Path, driver: cuda.Driver) -> dict[str, Any]:
+    """Ask NVML, the anchor and the roofline probe."""
+    told: dict[str, Any] = {"cudaVersion": driver.version}
+    if (monitor := gpu.open_monitor(driver.uuid)) is not None:
+        with monitor:
+            described, reading = monitor.card(), monitor.read()
+        limits = probes.roofline_of(described, artifacts.default_folder(os.environ), quietly)
+        told |= {"card": described.as_dict(), "now": asdict(reading), "limits": limits and asdict(limits)}
+    quietly(probes.anchor_command(out / "anchor.json"))
+    anchor = probes.read_anchor(out / "anchor.json")
+    return {**told, "anchor": anchor and asdict(anchor)}
+
+
+def article_spec(call: Call) -> dict[str, Any]:
+    """Return the article's benchmark at the batch sizes of the profile, with the claims that speak of no other."""
+    spec: dict[str, Any] = yaml.safe_load((ROOT / "examples/article.yaml").read_text())["spec"]
+    batches = list(call.profile.article_batches)
+    claims = [at_batches(claim, batches) for claim in spec["expectations"]]
+    return {**spec, "batchSizes": batches, "expectations": [claim for claim in claims if claim]}
+
+
+def at_batches(claim: Mapping[str, Any], batches: Sequence[int]) -> dict[str, Any] | None:
+    """Leave out batch sizes that are not measured; None where nothing is left of the claim."""
+    if "batchSizes" not in claim:
+        return dict(claim)
+    kept = [size for size in claim["batchSizes"] if size in batches]
+    return {**claim, "batchSizes": kept} if kept else None
+
+
+def article(call: Call) -> Found:
+    """Run the article's comparison and judge its claims."""
+    folder = runs.run(call.asked, runs.write(call.asked, "article", article_spec(call)))
+    summary = runs.summary(folder)
+    judged = [
+        f"| {each['name']} | {each['judgement']} | {ratio(each, 'ratioMilli')} "
+        f"| {ratio(each, 'lowMilli')} to {ratio(each, 'highMilli')} | {each.get('at', '')} |"
+        for each in summary.get("expectations", ())
+    ]
+    claims = ["| claim | verdict | ratio | 95 % interval | decided at |", "| --- | --- | ---: | --- | --- |", *judged]
+    content = {"summary": summary, "cells": runs.cells(folder)}
+    return Found(content, [*claims, "", *table(folder), "", *spent(summary)])
+
+
+def repeated_spec(_: Call) -> dict[str, Any]:
+    """Return the cells of the A/A step."""
+    return runs.grid(REPEATED, [REPEATED_BATCH])
+
+
+def repeatability(call: Call) -> Found:
+    """Measure the same cells again and again, each time in a fresh process."""
+    file = runs.write(call.asked, "repeatability", repeated_spec(call), rounds=call.profile.repeats)
+    medians = runs.round_medians(runs.run(call.asked, file))
+    errors = {cell: [100 * abs(math.log(a / b)) for a, b in [*pairwise(found)][::2]] for cell, found in medians.items()}
+    pooled = [error for found in errors.values() for error in found]
+    half, most = runs.quantile(pooled, 0.50), runs.quantile(pooled, 0.95)
+    rows = [f"| {cell} | {len(e)} | {runs.quantile(e, 0.5):.2f} | {max(e):.2f} |" for cell, e in errors.items() if e]
+    lines = [
+        f"{len(pooled)} pairs: half differ by at most {half:.2f}%, 95 of 100 by at most {most:.2f}%.",
+        f"Wanted: {WANTED['repeatability']}.",
+        "",
+        "| cell | pairs | median, % | largest, % |",
+        "| --- | ---: | ---: | ---: |",
+        *rows,
+    ]
+    return Found({"pairs": len(pooled), "p50Percent": half, "p95Percent": most, "errorsPercent": errors}, lines)
+
+
+def bias_spec(_: Call) -> dict[str, Any]:
+    """Return the cells of the bias step."""
+    return runs.grid(REPEATED, [1, REPEATED_BATCH])
+
+
+def bias(call: Call) -> Found:
+    """Compare our times with a bare loop's, in one process for each cell."""
+    file = runs.write(call.asked, "bias", bias_spec(call), rounds=1)
+    found = [compared(call, task) for task in tasks(call, file)]
+    rows = [
+        f"| {each['cell']} | {us(each['bareMedianNanoseconds'])} | {each['biasPercent']:+.2f} "
+        f"| {us(each['addedNanosecondsPerIteration'])} | {us(each.get('deviceMedianNanoseconds'))} "
+        f"| {us(each.get('profilerMedianNanoseconds'))} | {us(each.get('trtexecMedianNanoseconds'))} |"
+        for each in found
+    ]
+    lines = [
+        f"Bare loop of {call.profile.bare_seconds:.0f} s. Wanted: {WANTED['bias']}; {WANTED['engine']}.",
+        "",
+        "| cell | bare loop, us | ours, % | added per iteration, us | GPU, us | profiler, us | trtexec, us |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        *rows,
+    ]
+    return Found({"cells": found}, lines)
+
+
+def tasks(call: Call, file: Path) -> Sequence[CellTask]:
+    """Let the supervisor prepare everything, and take the tasks that it would hand to cell processes."""
+    plan, seen = plans.expand(document.read(file)), list[CellTask]()
+
+    def keep(task: CellTask, *_: Any, **__: Any) -> CellResult:
+        seen.append(task)
+        return CellResult(task.batch_size, Outcome.UNSUPPORTED, "NotRun: only its task was wanted")
+
+    place = sweep.Place(
+        model_folder=call.out.absolute(),
+        cache=artifacts.default_folder(os.environ),
+        samples=None,
+        logs=call.out / "bias-logs",
+        tell=lambda _: None,
+        is_asked_to_stop=lambda: time.monotonic() > call.asked.deadline,
+    )
+    sweep._run_cell = keep  # noqa: SLF001 (everything around it is to happen as ever)
+    for each in plan.sweeps:
+        sweep.run(plan, each, lambda _: None, place)
+    return seen
+
+
+def compared(call: Call, task: CellTask) -> dict[str, Any]:
+    """Return what bias.py says of a cell; what was said before stays."""
+    answer = call.out / "bias" / f"{task.backend}-{task.precision}-{task.batch_size}.json"
+    if not answer.exists():
+        if time.monotonic() > call.asked.deadline:
+            raise runs.OutOfTime("bias is not complete")
+        answer.parent.mkdir(exist_ok=True)
+        task_file = answer.with_suffix(".task")
+        result = answer.parent.absolute() / "result.json"
+        task_file.write_text(task.model_copy(update={"result": result}).model_dump_json())
+        script = Path(__file__).with_name("bias.py")
+        subprocess.run([sys.executable, script, task_file, str(call.profile.bare_seconds), answer], check=True)
+    told: dict[str, Any] = json.loads(answer.read_text())
+    return told
+
+
+def compilation(call: Call) -> Found:
+    """Read what compiling and building took in the article's run."""
+    cells = [row for row in runs.cells(call.out / "article") if row["compile_cold_ms"] or row["compile_warm_ms"]]
+    rows = [
+        f"| {row['backend']}/{row['precision']}@{row['batch_size']} "
+        f"| {seconds(row['compile_cold_ms'])} | {seconds(row['compile_warm_ms'])} |"
+        for row in cells
+    ]
+    lines = ["| cell | from an empty cache, s | from a warm one, s |", "| --- | ---: | ---: |", *rows]
+    return Found({"cells": cells}, lines)
+
+
+def mlperf_spec(call: Call) -> dict[str, Any]:
+    """Return the cells of the MLPerf step."""
+    spec = runs.grid(["tensorrt/int8-static"], call.profile.offline_batches)
+    objective = {"metric": "throughput"}
+    return {**spec, "backendOptions": {"tensorrt": {"cudaGraph": True}}, "objective": objective}
+
+
+def mlperf(call: Call) -> Found:
+    """Find the best throughput of int8 TensorRT and hold it against MLPerf's."""
+    folder = runs.run(call.asked, runs.write(call.asked, "mlperf", mlperf_spec(call), model="resnet50"))
+    cells = runs.cells(folder)
+    best = max((int(row["throughput_milli_per_second"] or 0) // 1000 for row in cells), default=0)
+    reference = offline_figure(json.dumps(runs.summary(folder)["hardware"]))
+    share = None if reference is None else 100 * best / reference
+    said = "MLPerf has no figure for this card here" if share is None else f"{share:.0f}% of MLPerf's {reference:,}"
+    lines = [*table(folder), "", f"Best: {best:,} images a second; {said}. Wanted: {WANTED['mlperf']}."]
+    return Found({"cells": cells, "best": best, "reference": reference, "sharePercent": share}, lines)
+
+
+def offline_figure(hardware: str) -> int | None:
+    """Return MLPerf's figure for the card in a text; the longest name that is in it counts."""
+    names = [name for name in MLPERF_OFFLINE if name in hardware]
+    return MLPERF_OFFLINE[max(names, key=len)] if names else None
+
+
+def ladder_spec(_: Call) -> dict[str, Any]:
+    """Return every backend at 16 bits, and TensorRT at 8 too, at all batch sizes."""
+    return runs.grid(LADDER_STRATEGIES, LADDER)
+
+
+def ladder(call: Call, name: str, model: str) -> Found:
+    """Climb the batch sizes with a model."""
+    folder = runs.run(call.asked, runs.write(call.asked, name, ladder_spec(call), model=model))
+    summary = runs.summary(folder)
+    return Found({"summary": summary, "cells": runs.cells(folder)}, [*table(folder), "", *spent(summary)])
+
+
+STEPS: Mapping[str, Callable[[Call], Found]] = {
+    "machine": machine,
+    "article": article,
+    "repeatability": repeatability,
+    "bias": bias,
+    "compile": compilation,
+    "mlperf": mlperf,
+    "resnet50": lambda call: ladder(call, "resnet50", "resnet50"),
+    "vit": lambda call: ladder(call, "vit", "vit_b_16"),
+}
+
+SPECS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
+    "article": article_spec,
+    "repeatability": repeated_spec,
+    "bias": bias_spec,
+    "mlperf": mlperf_spec,
+    "resnet50": ladder_spec,
+    "vit": ladder_spec,
+}
+
+
+def quietly(command: Sequence[str]) -> None:
+    """Run a probe; what it has no answer for stays open."""
+    subprocess.run(command, check=False, timeout=CARD_SECONDS)
+
+
+def table(folder: Path) -> list[str]:
+    """Return the cells of a run as Markdown."""
+    rows = [
+        f"| {row['backend']}/{row['precision']} | {row['batch_size']} | {row['outcome']} "
+        f"| {us(row['latency_median_ns'])} | {us(row['device_median_ns'])} | {us(row['enqueue_median_ns'])} "
+        f"| {int(row['throughput_milli_per_second'] or 0) // 1000:,} | {row['doubts'] or row['reason'][:80]} |"
+        for row in runs.cells(folder)
+    ]
+    head = "| strategy | batch | outcome | latency, us | GPU, us | enqueue, us | inputs/s | doubts or reason |"
+    return [head, "| --- | ---: | --- | ---: | ---: | ---: | ---: | --- |", *rows]
+
+
+def spent(summary: Mapping[str, Any]) -> list[str]:
+    """Return where the time of a run went."""
+    told = summary.get("seconds", {})
+    whole = sum(told.values())
+    parts = ", ".join(f"{name} {value} s" for name, value in told.items())
+    return [f"{parts}: {100 * told.get('measuring', 0) / whole:.0f}% measuring"] if whole else []
+
+
+def ratio(judged: Mapping[str, Any], name: str) -> str:
+    """Write a ratio in thousandths."""
+    return f"{judged[name] / 1000:.3f}" if judged.get(name) is not None else ""
+
+
+def us(nanoseconds: Any) -> str:
+    """Write nanoseconds as microseconds; nothing where there are none."""
+    return f"{float(nanoseconds) / 1000:,.1f}" if nanoseconds not in (None, "") else ""
+
+
+def seconds(milliseconds: str) -> str:
+    """Write milliseconds as seconds; nothing where there are none."""
+    return f"{float(milliseconds) / 1000:.1f}" if milliseconds else ""
+
+
+def flat(content: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """List nested names with their values."""
+    for name, value in content.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def do(call: Call, steps: Sequence[str]) -> int:
+    """Do the steps that are not done; 0 when all are, 75 when the minutes were over before, 1 when one failed."""
+    failed = False
+    for name in steps:
+        if (call.out / f"{name}.json").exists():
+            continue
+        print(f"== {name}", flush=True)
+        begin = time.monotonic()
+        try:
+            found = STEPS[name](call)
+        except runs.OutOfTime as late:
+            print(f"{late}: the minutes are over. The same command goes on.", file=sys.stderr)
+            return NOT_YET
+        except Exception as error:  # noqa: BLE001 (the next step may work, and a GPU is lent for minutes)
+            print(f"{name} failed: {type(error).__name__}: {error}", file=sys.stderr)
+            failed = True
+            continue
+        keep(call, name, found, time.monotonic() - begin)
+    return int(failed)
+
+
+def keep(call: Call, name: str, found: Found, took_seconds: float) -> None:
+    """Write what a step found, and the report of all."""
+    out = call.out
+    (out / f"{name}.md").write_text("\n".join([f"## {name}", "", *found.lines, ""]))
+    whole = {"step": name, "seconds": round(took_seconds), **found.content}
+    (out / f"{name}.json").write_text(json.dumps(whole, indent=1, default=str))
+    pages = [(out / f"{each}.md").read_text() for each in STEPS if (out / f"{each}.md").exists()]
+    (out / "report.md").write_text("\n".join([title(call), "", *pages]))
+
+
+def title(call: Call) -> str:
+    """Say what the numbers are of."""
+    if call.asked.is_played:
+        return "# Played by the fake backend: none of these numbers was measured"
+    return f"# Measured on a {call.asked.device.upper()}"
+
+
+def foresee(call: Call, steps: Sequence[str]) -> None:
+    """Write the benchmarks of the steps and say what they would take."""
+    more = {"repeatability": {"rounds": call.profile.repeats}, "bias": {"rounds": 1}}
+    total = 0.0
+    for name in steps:
+        if name not in SPECS:
+            continue
+        model = {"vit": "vit_b_16", "resnet50": "resnet50", "mlperf": "resnet50"}.get(name)
+        file = runs.write(call.asked, name, SPECS[name](call), model=model, **more.get(name, {}))
+        plan, took = plans.expand(document.read(file)), runs.minutes(file)
+        total += took
+        print(f"{name}: {len(plan.measurable_cells)} cells x {plan.rounds} rounds, about {took:.0f} minutes")
+    print(f"about {total:.0f} minutes in all, by assumed times to load, build and compile")
+
+
+def pack(out: Path, archive: Path) -> None:
+    """Put everything but raw samples into one file, to be taken away."""
+    with tarfile.open(archive, "w:gz") as tar:
+        for file in sorted(out.rglob("*")):
+            if file.is_file() and "samples" not in file.parts:
+                tar.add(file, file.relative_to(out.parent))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the command line."""
+    made = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("out", type=Path)
+    made.add_argument("--profile", choices=list(PROFILES), default="short")
+    made.add_argument("--steps", help=f"of {', '.join(STEPS)}; default: the profile's")
+    made.add_argument("--minutes", type=float, default=math.inf, help="stop in time, to be taken up again")
+    made.add_argument("--device", choices=["gpu", "cpu"], default="gpu")
+    made.add_argument("--backend", action="append", default=[], help="only this one, may be repeated")
+    made.add_argument("--model", default="resnet50", help="of torchvision")
+    made.add_argument("--weights", default="random", help="random, DEFAULT, or the path of a state dict")
+    made.add_argument("--bare-seconds", type=float, help="of the bare loop in the bias step; default: the profile's")
+    made.add_argument("--plan", action="store_true")
+    made.add_argument("--archive", type=Path)
+    return made
+
+
+def main() -> int:
+    """Do what the command line says."""
+    given = parser().parse_args()
+    given.out.mkdir(parents=True, exist_ok=True)
+    profile = PROFILES[given.profile]
+    if given.bare_seconds is not None:
+        profile = replace(profile, bare_seconds=given.bare_seconds)
+    deadline = time.monotonic() + min(60 * given.minutes, 10**6)
+    asked = runs.Asked(
+        given.out, profile.measurement, given.device, given.backend, given.model, given.weights, deadline
+    )
+    call, steps = Call(asked, profile), given.steps.split(",") if given.steps else profile.steps
+    if unknown := [name for name in steps if name not in STEPS]:
+        parser().error(f"there is no step {', '.join(unknown)}; there are {', '.join(STEPS)}")
+    if given.plan:
+        foresee(call, steps)
+        return 0
+    try:
+        return do(call, steps)
+    finally:
+        if given.archive:
+            pack(given.out, given.archive)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,219 @@
+"""The convert process: makes a graph of another precision. `python -m inferbench_runner.convert REQUEST ANSWER`.
+
+Like prepare, the supervisor asks `locate` first and starts the process when something is missing; the process ends with
+status 0 whenever its answer says what came of it. It imports no PyTorch.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import sys
+import traceback
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.result import cut_in_the_middle
+from inferbench_contract.words import Outcome, Precision
+from inferbench_runner import artifacts, calibration, environment, lifeline, onnx_models, prepare, sinks
+from inferbench_runner.backends import Unsupported
+from inferbench_runner.calibration import Calibration
+from inferbench_runner.prepare import Refusal
+from inferbench_runner.process import PROGRESS_FD
+from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, Target, kept_fp32
+from inferbench_runner.task import Artifacts
+
+GRAPHS: Final = "graphs"
+CALIBRATION: Final = "calibration"
+"""Kinds of cache entries: converted graphs, and the ranges of tensors, which several of them share."""
+
+RANGES: Final = "ranges.json"
+
+LIBRARIES: Final = ("ml-dtypes", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "scikit-image")
+MODULES: Final = tuple(
+    f"inferbench_runner.{name}"
+    for name in ("calibration", "convert", "graphs", "halves", "inputs", "models", "photographs", "quantise", "targets")
+)
+"""What decides the content of a converted graph: the installed versions of libraries, and our own code as it is."""
+
+CALIBRATED: Final = frozenset({Precision.INT8_STATIC, Precision.FP8})
+
+MAX_MESSAGE_CHARS: Final = 2_000
+
+
+class Request(BaseModel):
+    """What to convert, and how."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    onnx: Path
+    """The prepared fp32 graph, in its cache entry."""
+    inputs: Path
+    """The prepared evaluation inputs, in theirs: calibration uses others of the same kind."""
+    cache: Path
+    precision: Precision
+    target: Target
+    calibration: Calibration = Calibration.MINMAX
+    rest: Literal[Precision.FP32, Precision.FP16, Precision.BF16] = Precision.FP16
+    """What TensorRT computes in where nothing is quantised; fp32 there would cost most of what 8 bits gain."""
+
+
+def is_needed(precision: Precision, target: Target) -> bool:
+    """Tell whether a precision has a graph of its own; else the prepared one serves."""
+    return (target, precision) not in AS_PREPARED
+
+
+def locate(request: Request) -> Artifacts | None:
+    """Return the converted graph if it is in the cache and sound. The prepared artifacts must be there."""
+    entry = artifacts.open_entry(request.cache, GRAPHS, _key(request))
+    return None if entry is None else Artifacts(onnx=entry / onnx_models.FILE)
+
+
+def command(request: Request, request_file: Path, answer_file: Path) -> Sequence[str]:
+    """Write the request, and return the command line of the process that converts it."""
+    request_file.write_text(request.model_dump_json())
+    return sys.executable, "-m", "inferbench_runner.convert", str(request_file), str(answer_file)
+
+
+def read_answer(answer_file: Path) -> Artifacts | Refusal:
+    """Read what the process answered. Raises EnvironmentFault if that is its answer."""
+    return prepare.read_answer(answer_file)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Convert what the request asks for and write the answer; always 0."""
+    lifeline.hold()
+    request = Request.model_validate_json(Path(arguments[0]).read_bytes())
+    sinks.write_whole(Path(arguments[1]), json.dumps(_answer(request)).encode())
+    return 0
+
+
+def make(request: Request) -> Artifacts:
+    """Make the graph here and now if it is missing. Raises Unsupported where it cannot be made soundly."""
+    reason = IMPOSSIBLE.get((request.target, request.precision))
+    if reason is not None:
+        raise Unsupported(reason)
+    entry = artifacts.publish(request.cache, GRAPHS, _key(request), lambda folder: _write(request, folder))
+    return Artifacts(onnx=entry / onnx_models.FILE)
+
+
+def _answer(request: Request) -> Mapping[str, Any]:
+    try:
+        return {"artifacts": make(request).model_dump(mode="json")}
+    except Unsupported as error:
+        kind, message = str(Outcome.UNSUPPORTED), str(error)
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed. Install it: pip install 'inferbench[runner]'"
+        kind = EnvironmentFault.__name__
+    except EnvironmentFault as error:
+        kind, message = EnvironmentFault.__name__, str(error)
+    except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
+        traceback.print_exc()
+        kind, message = str(Outcome.FAILED), f"{type(error).__name__}: {error}"
+    return {"error": {"kind": kind, "message": cut_in_the_middle(message, MAX_MESSAGE_CHARS)}}
+
+
+def _write(request: Request, folder: Path) -> None:
+    """Convert, check and save."""
+    import onnx
+
+    size = sum(file.stat().st_size for file in request.onnx.parent.iterdir())
+    if size > onnx_models.MAX_PROTOBUF_BYTES:
+        raise Unsupported(f"TooLarge: the graph has {size >> 20} MiB, and ONNX's tools convert what fits in 2 GiB.")
+    artifacts.require_space(request.cache, size)
+    _say(f"converting to {request.precision} for {request.target}")
+    converted = _converted(request, onnx.load(request.onnx))
+    try:
+        onnx.checker.check_model(converted, full_check=True)
+    except Exception as error:
+        raise Unsupported(f"NotSound: the converted graph is not valid ONNX: {error}") from error
+    onnx_models.save(converted, folder)
+
+
+def _converted(request: Request, model: Any) -> Any:
+    from inferbench_runner import halves, quantise
+
+    match request.precision:
+        case Precision.FP16 | Precision.BF16:
+            return halves.convert(model, request.precision, kept_fp32(request.target, request.precision))
+        case Precision.INT8_DYNAMIC:
+            return quantise.dynamic(quantise.fused(model))
+        case Precision.INT8_STATIC | Precision.FP8 if request.target is Target.TENSORRT:
+            return _explicit(request, model)
+        case Precision.INT8_STATIC:
+            fused = quantise.fused(model)
+            return quantise.for_cpu(fused, _ranges(request, fused, quantise.cpu_tensors(fused)))
+    raise Unsupported(f"NoConversion: there is no {request.precision} graph for {request.target}.")
+
+
+def _explicit(request: Request, model: Any) -> Any:
+    """Quantise for TensorRT, and convert what is left."""
+    from inferbench_runner import graphs, halves, quantise
+
+    tidy = graphs.tidy(model, quantise.MIN_OPSET)
+    ranges = _ranges(request, tidy, quantise.explicit_tensors(tidy))
+    grid = quantise.E4M3 if request.precision is Precision.FP8 else quantise.INT8
+    quantised = quantise.explicit(tidy, ranges, grid)
+    if request.rest is Precision.FP32:
+        return quantised
+    return halves.convert(quantised, request.rest, kept_fp32(request.target, request.rest))
+
+
+def _ranges(request: Request, model: Any, names: Sequence[str]) -> Mapping[str, tuple[float, float]]:
+    """Return the ranges of these tensors of a graph, found now if they are not in the cache."""
+
+    def write(folder: Path) -> None:
+        _say(f"calibrating for {request.precision}")
+        found = calibration.ranges(model, names, calibration.examples(request.inputs), request.calibration)
+        (folder / RANGES).write_text(json.dumps(found))
+
+    content = {"onnx": _content(request.onnx.parent), "names": names, **_calibration(request), **_makers()}
+    entry = artifacts.publish(request.cache, CALIBRATION, artifacts.key(content), write)
+    return {name: (low, high) for name, (low, high) in json.loads((entry / RANGES).read_bytes()).items()}
+
+
+def _calibration(request: Request) -> Mapping[str, str]:
+    return {"inputs": _content(request.inputs), "calibration": request.calibration}
+
+
+def _key(request: Request) -> str:
+    """Hash everything that decides the graph; targets that want the same graph share it."""
+    recipe: dict[str, Any] = {"precision": request.precision}
+    if request.precision in CALIBRATED:
+        recipe |= _calibration(request)
+    explicit = request.precision in CALIBRATED and request.target is Target.TENSORRT
+    if explicit:
+        recipe["rest"] = request.rest
+    recipe["kept"] = sorted(kept_fp32(request.target, request.rest if explicit else request.precision))
+    return artifacts.key({"onnx": _content(request.onnx.parent), "recipe": recipe, **_makers()})
+
+
+def _content(entry: Path) -> str:
+    """Hash an entry by its manifest, which holds the hash of each file and was checked when the entry was found."""
+    return artifacts.digest(entry / artifacts.MANIFEST)
+
+
+def _makers() -> Mapping[str, Any]:
+    """Tell with what is converted: our own code as it is, so that a change of it makes no use of older graphs."""
+    files = [Path(spec.origin) for name in MODULES if (spec := importlib.util.find_spec(name)) and spec.origin]
+    libraries = {library.name: library.version for library in environment.installed(LIBRARIES)}
+    return {"code": [artifacts.digest(file) for file in files], "versions": libraries}
+
+
+def _say(doing: str) -> None:
+    """Tell the person who waits: on standard output, and on the supervisor's descriptor if there is one."""
+    print(doing, flush=True)  # noqa: T201 (the supervisor keeps it, and shows it if this goes wrong)
+    descriptor = int(os.environ.get(PROGRESS_FD, "-1"))
+    if descriptor >= 0:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, json.dumps({"stage": doing}).encode() + b"\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

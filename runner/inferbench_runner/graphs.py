@@ -1,0 +1,126 @@
+"""What every conversion of an ONNX graph begins with: weights in one place, types of all tensors, the opset it needs.
+
+Pure: a model comes in and stays as it is, another one goes out.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from inferbench_runner.backends import Unsupported
+
+PRODUCER: Final = "inferbench"
+
+OPSET_IR: Final = 10
+"""The format that opset 21 came with; nothing that we write needs a later one."""
+
+
+def tidy(model: Any, min_opset: int = 0) -> Any:
+    """Return a copy whose constants are initializers, whose functions are inlined and whose tensors have types.
+
+    Raises Unsupported where the graph branches or loops, or cannot be lifted to `min_opset`.
+    """
+    import onnx
+    from onnx import inliner, shape_inference
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    _refuse_subgraphs(copy)
+    copy = _lifted(copy, min_opset)
+    _move_constants(copy.graph)
+    _forget_types_of(copy.graph, {tensor.name for tensor in copy.graph.initializer})
+    typed = shape_inference.infer_shapes(copy)
+    typed.producer_name, typed.producer_version = PRODUCER, ""
+    return typed
+
+
+def opset(model: Any, domain: str = "") -> int:
+    """Return which version of a domain's operators a model uses, ONNX's own by default."""
+    names = {"", "ai.onnx"} if domain in {"", "ai.onnx"} else {domain}
+    return next((int(each.version) for each in model.opset_import if each.domain in names), 1)
+
+
+def types(model: Any) -> dict[str, int]:
+    """Return the element type of every tensor by its name. Raises Unsupported if a node's output has none."""
+    graph = model.graph
+    values = (*graph.input, *graph.value_info, *graph.output)
+    known = {value.name: value.type.tensor_type.elem_type for value in values}
+    known |= {tensor.name: tensor.data_type for tensor in graph.initializer}
+    unknown = [node for node in graph.node if any(name and name not in known for name in node.output)]
+    if unknown:
+        raise Unsupported(f"UnknownOperator: ONNX cannot tell what type {described(unknown[0])} answers with.")
+    return known
+
+
+def described(node: Any) -> str:
+    """Name a node for a message."""
+    domain = f" of {node.domain}" if node.domain else ""
+    return f"{node.op_type}{domain} ({node.name or node.output[0]})"
+
+
+def _refuse_subgraphs(model: Any) -> None:
+    from onnx import AttributeProto
+
+    kinds = {AttributeProto.GRAPH, AttributeProto.GRAPHS}
+    for node in model.graph.node:
+        if any(attribute.type in kinds for attribute in node.attribute):
+            raise Unsupported(f"ControlFlow: {described(node)} holds a graph of its own; plain graphs are converted.")
+
+
+def _lifted(model: Any, min_opset: int) -> Any:
+    """Return a model at an opset that is at least this."""
+    from onnx import version_converter
+
+    if opset(model) >= min_opset:
+        return model
+    try:
+        lifted = version_converter.convert_version(model, min_opset)
+    except Exception as error:
+        raise Unsupported(
+            f"Opset: the graph has opset {opset(model)}, {min_opset} is needed, and ONNX cannot lift it: {error}"
+        ) from error
+    lifted.ir_version = max(lifted.ir_version, OPSET_IR)
+    return lifted
+
+
+def _move_constants(graph: Any) -> None:
+    """Make initializers of what Constant nodes hold, so that weights are found in one place."""
+    held = [(node, _held_by(node)) for node in graph.node]
+    graph.initializer.extend(tensor for _, tensor in held if tensor is not None)
+    kept = [_copy(node) for node, tensor in held if tensor is None]
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _held_by(node: Any) -> Any | None:
+    """Return what a Constant node holds as a tensor with the name of its output; None for anything else."""
+    import numpy as np
+    from onnx import helper, numpy_helper
+
+    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
+        return None
+    attribute = node.attribute[0]
+    value = helper.get_attribute_value(attribute)
+    match attribute.name:
+        case "value":
+            array = numpy_helper.to_array(value)
+        case "value_float" | "value_floats":
+            array = np.asarray(value, np.float32)
+        case "value_int" | "value_ints":
+            array = np.asarray(value, np.int64)
+        case _:
+            return None
+    return numpy_helper.from_array(array, node.output[0])
+
+
+def _copy(node: Any) -> Any:
+    copy = type(node)()
+    copy.CopyFrom(node)
+    return copy
+
+
+def _forget_types_of(graph: Any, names: set[str]) -> None:
+    """Drop the notes that exporters make of weights' types: they would stay as they are when the weights change."""
+    kept = [_copy(value) for value in graph.value_info if value.name not in names]
+    del graph.value_info[:]
+    graph.value_info.extend(kept)

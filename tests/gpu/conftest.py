@@ -1,0 +1,89 @@
+"""What the tests on a real GPU share. Without one each is skipped, with the reason that a user would be told."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from inferbench_contract.errors import EnvironmentFault
+from inferbench_runner import cuda
+
+PROGRAM = Path(sys.executable).with_name("inferbench")
+
+PATIENCE_SECONDS = 1_800
+"""torch.compile and TensorRT build for a minute a cell; this only ends what hangs."""
+
+MODEL = {"torchvision": {"name": "resnet18", "weights": "random"}}
+"""Real layers at a real size, made here; random weights are judged by distances, not by classes."""
+
+SHORT = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 2}
+
+Rows = Mapping[str, Mapping[str, str]]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def driver() -> cuda.Driver:
+    """What the driver says; the test is skipped where there is none."""
+    try:
+        return cuda.require_driver()
+    except EnvironmentFault as fault:
+        pytest.skip(f"needs an NVIDIA GPU: {fault}")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One cache for all tests: the model is prepared once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture(scope="session")
+def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Runs a benchmark on the GPU and returns its cells by `backend/precision@batch`, as cells.csv has them."""
+
+    def run_(**spec: Any) -> Rows:
+        folder = tmp_path_factory.mktemp("run")
+        wanted = {"model": MODEL, "device": "gpu", "batchSizes": [1, 8], "measurement": SHORT, **spec}
+        head = {"apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark", "metadata": {"name": "gpu"}}
+        (folder / "bench.yaml").write_text(yaml.safe_dump({**head, "spec": wanted}))
+        ended = subprocess.run(
+            [PROGRAM, "run", folder / "bench.yaml", "--output", folder / "out"],
+            env={**os.environ, "INFERBENCH_CACHE": str(cache)},
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=PATIENCE_SECONDS,
+        )
+        assert (folder / "out/cells.csv").exists(), ended.stderr
+        with (folder / "out/cells.csv").open() as file:
+            return {f"{row['backend']}/{row['precision']}@{row['batch_size']}": row for row in csv.DictReader(file)}
+
+    return run_
+
+
+def outcomes(rows: Rows) -> dict[str, str]:
+    """How each cell ended, with the reason where it did not end well."""
+    return {cell: f"{row['outcome']} {row['reason']}".strip() for cell, row in rows.items()}
+
+
+def all_measured(rows: Rows) -> bool:
+    """Tell whether every cell has numbers that passed the accuracy gate."""
+    return {row["outcome"] for row in rows.values()} == {"Measured"}
+
+
+def error(rows: Rows, cell: str) -> int:
+    """How far a cell's answers are from the fp32 reference on the CPU, in billionths."""
+    return int(rows[cell]["relative_l2_parts_per_billion"])
+
+
+def has_the_four_numbers(row: Mapping[str, str]) -> bool:
+    """Tell whether a cell has its four times, and whether they can be true together."""
+    latency, device = int(row["latency_median_ns"]), int(row["device_median_ns"])
+    return 0 < device <= 1.02 * latency + 2_000 and 0 < int(row["enqueue_median_ns"]) <= latency

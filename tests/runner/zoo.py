@@ -1,0 +1,126 @@
+"""Three real models for the tests of graphs, prepared once: with residual sums, hard activations, attention."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnxruntime
+
+from inferbench_contract.spec import ModelSpec
+from inferbench_contract.words import Precision
+from inferbench_runner import accuracy, artifacts, convert, prepare
+from inferbench_runner.accuracy import Accuracy
+from inferbench_runner.backends import Arrays, Artifact
+from inferbench_runner.targets import Target
+from inferbench_runner.task import Artifacts
+
+if TYPE_CHECKING:
+    import pytest
+
+NAMES = tuple(os.environ.get("INFERBENCH_MODELS", "resnet18 mobilenet_v3_small vit").split())
+"""Of torchvision; `vit` is our own below. Other names can be given for a longer look."""
+
+VIT = """
+import torch
+from torchvision.models import VisionTransformer
+
+
+def make():
+    model = VisionTransformer(image_size=64, patch_size=16, num_layers=3, num_heads=4, hidden_dim=128, mlp_dim=256)
+    torch.nn.init.normal_(model.heads.head.weight, std=0.02)
+    return model
+"""
+"""torchvision's own, smaller than any that it has a name for; its head is zeros until somebody trains it."""
+
+EXAMPLES = 16
+"""Distances vary little from example to example."""
+
+
+@dataclass(frozen=True)
+class Zoo:
+    """A cache with the models, shared by all processes that the tests run in."""
+
+    folder: Path
+
+    @classmethod
+    def of(cls, factory: pytest.TempPathFactory) -> Zoo:
+        """Return the one of this run: side by side, pytest gives each of its processes a folder below the run's."""
+        base = factory.getbasetemp()
+        folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "zoo"
+        folder.mkdir(exist_ok=True)
+        return cls(folder)
+
+    def prepared(self, name: str) -> Artifacts:
+        """Return the fp32 graph, the evaluation inputs and the reference of a model."""
+        wanted = frozenset({Artifact.ONNX, Artifact.INPUTS, Artifact.REFERENCE})
+        model = self._model(name)
+        request = prepare.Request(model=model, model_folder=self.folder, cache=self.folder, artifacts=wanted)
+        with self._lock(name):
+            return prepare.locate(request) or prepare.make(request)
+
+    def request(
+        self, name: str, target: Target, precision: Precision, cache: Path | None = None, **more: Any
+    ) -> convert.Request:
+        """Ask for a graph of a model."""
+        files = self.prepared(name)
+        return convert.Request(
+            onnx=files.onnx,
+            inputs=files.inputs,
+            cache=cache or self.folder,
+            target=target,
+            precision=precision,
+            **more,
+        )
+
+    def converted(self, name: str, target: Target, precision: Precision, **more: Any) -> Path:
+        """Return the graph of a model; the prepared one, if that serves."""
+        request = self.request(name, target, precision, **more)
+        if not convert.is_needed(precision, target):
+            return request.onnx
+        made = convert.make(request).onnx
+        assert made is not None
+        return made
+
+    def judged(self, name: str, graph: Any, *, optimised: bool = False) -> Accuracy:
+        """Run a graph on the CPU and compare it with the reference; files for TensorRT without optimisations."""
+        files, rows = self.prepared(name), np.arange(EXAMPLES)
+        assert files.inputs is not None
+        assert files.reference is not None
+        found = run(graph, artifacts.read_rows(files.inputs, rows), optimised=optimised)
+        expected = artifacts.read_rows(files.reference, rows)
+        assert accuracy.mismatch(found, expected) is None
+        return accuracy.judge([accuracy.differences(found, expected, rows)])
+
+    def _model(self, name: str) -> ModelSpec:
+        if name != "vit":
+            return ModelSpec.model_validate({"torchvision": {"name": name, "weights": "random"}})
+        (self.folder / "zoo_vit.py").write_text(VIT)
+        tensors = [{"name": "image", "shape": [3, 64, 64]}]
+        return ModelSpec.model_validate({"python": {"factory": "zoo_vit:make"}, "inputs": tensors})
+
+    @contextmanager
+    def _lock(self, name: str) -> Iterator[None]:
+        """Let one process prepare a model, and the others wait for it instead of doing the same."""
+        with (self.folder / f"{name}.lock").open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+
+def run(graph: Any, batch: Arrays, *, optimised: bool = False) -> Arrays:
+    """Run a model or a file of one with ONNX Runtime on the CPU; floats go in as it wants them and come out as fp32."""
+    options = onnxruntime.SessionOptions()
+    if not optimised:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    source = str(graph) if isinstance(graph, Path) else graph.SerializeToString()
+    session = onnxruntime.InferenceSession(source, options, providers=["CPUExecutionProvider"])
+    half = any(tensor.type == "tensor(float16)" for tensor in session.get_inputs())
+    fed = {name: array.astype(np.float16) if half else array for name, array in batch.items()}
+    answers = session.run(None, fed)
+    return {each.name: np.float32(array) for each, array in zip(session.get_outputs(), answers, strict=True)}
