@@ -102,9 +102,11 @@ IMPOSSIBLE = (
 
 MEASURED = (
     Combinations(TORCH_JUST_IN_TIME, FP32 | BF16, sources=TORCH_MODULE),
-    Combinations(TORCH_JUST_IN_TIME, TF32, GPU, TORCH_MODULE),
+    Combinations(TORCH_JUST_IN_TIME, TF32 | FP16, GPU, TORCH_MODULE),
     Combinations(ONNXRUNTIME, FP32),
-    Combinations(ONNXRUNTIME, TF32, GPU),
+    Combinations(ONNXRUNTIME, INT8_DYNAMIC | INT8_STATIC, CPU),
+    Combinations(ONNXRUNTIME, TF32 | FP16 | BF16, GPU),
+    Combinations(TENSORRT, ANY_PRECISION - INT8_DYNAMIC, GPU),
     Combinations(FAKE),
 )
 """What this version of the runner measures. The rest is possible, and not done yet."""

@@ -21,8 +21,9 @@ from inferbench_contract.accuracy import limits_for
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.result import CellResult, cut_in_the_middle
 from inferbench_contract.words import Backend, Outcome
-from inferbench_runner import accuracy, backends, circumstances, doubts, gate, lifeline, sinks, stats, stopping
+from inferbench_runner import accuracy, backends, circumstances, doubts, gate, guards, lifeline, sinks, stats, stopping
 from inferbench_runner.backends import FellBack, Session, Unsupported
+from inferbench_runner.clocks import HOST_CLOCK
 from inferbench_runner.measure import Measurement, Progress, measure
 from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS, CellTask
@@ -76,10 +77,11 @@ def measure_cell(task: CellTask) -> CellResult:
     prepared_ms = circumstances.process_age_ms()
     before = circumstances.snapshot()
     measurement = measure(session, _limits(task), lambda progress: _tell_progress(tell, progress))
+    timed = _window(measurement)
     after = circumstances.snapshot()
     if task.samples is not None:
         sinks.write_samples(task.samples, measurement.timed.latencies_ns, measurement.timed.device_ns)
-    tell(stage="checking")
+    tell(stage="checking", **timed.told())
     found = gate.check(session, _with_examples(task), full=task.round == 0)
     result = dataclasses.replace(
         numbers(measurement, task.batch_size),
@@ -89,6 +91,12 @@ def measure_cell(task: CellTask) -> CellResult:
         memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // MEBIBYTE_KIB,
     )
     return judged(result, found, task)
+
+
+def _window(measurement: Measurement) -> guards.Window:
+    """Return when the timed calls were made, which have ended just now."""
+    end_ns = HOST_CLOCK()
+    return guards.Window(end_ns - measurement.timed.elapsed_ns - measurement.back_to_back.elapsed_ns, end_ns)
 
 
 def _compile_times(session: Session) -> dict[str, Any]:

@@ -29,6 +29,8 @@ LIBRARIES = (
     "onnxscript",
     "openvino",
     "tensorrt",
+    "tensorrt-cu12-bindings",
+    "tensorrt-cu13-bindings",
     "torch",
     "torchvision",
     "triton",

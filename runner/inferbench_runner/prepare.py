@@ -36,8 +36,10 @@ from inferbench_runner import (
     onnx_models,
     photographs,
     sinks,
+    work,
 )
 from inferbench_runner.backends import Arrays, Artifact, Unsupported
+from inferbench_runner.guards import Work
 from inferbench_runner.inputs import Colours, Input
 from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.task import Artifacts
@@ -207,6 +209,14 @@ class _Workshop:
         _require_numbers(outputs)
         self._require_space(array.nbytes for array in outputs.values())
         artifacts.write_arrays(folder, outputs)
+        work.write(folder, self._work())
+
+    def _work(self) -> Work:
+        """Count what the model must compute for one example."""
+        if self._model.onnx is not None:
+            return work.of_graph(self.entry(Artifact.ONNX) / FILES[Artifact.ONNX], onnx_models.BATCH)
+        example = self._examples(1)
+        return work.of_module(self._module, lambda: self._reference.run(example))
 
     def _write_onnx(self, folder: Path) -> None:
         if self._model.onnx is not None:

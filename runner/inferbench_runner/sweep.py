@@ -12,25 +12,26 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from pydantic import TypeAdapter, ValidationError
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
-from inferbench_contract.words import Cell, Device, Outcome
-from inferbench_runner import backends, circumstances, environment, process, sinks
+from inferbench_contract.words import Backend, Cell, Device, Outcome
+from inferbench_runner import backends, circumstances, environment, process, sinks, targets, watching, work
 from inferbench_runner.environment import Environment
 from inferbench_runner.process import Ended, Stopped, Watch
 from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS, Artifacts, CellTask
 
 if TYPE_CHECKING:
-    from inferbench_runner.prepare import Request
+    from inferbench_runner.prepare import Refusal
 
 Deliver = Callable[[SweepResult], None]
 
@@ -42,6 +43,9 @@ FAULT_CHARS = 1_000
 
 MAX_RESULT_BYTES = 1 << 16
 """A cell's result is a few hundred bytes and a reason; its process may be out of its mind."""
+
+PROBE_SECONDS = 60.0
+"""A probe takes seconds, most of them for importing PyTorch; one that hangs costs no more than this."""
 
 CELL_RESULT = TypeAdapter(CellResult)
 
@@ -120,21 +124,35 @@ def _unsupported_here(plan: Plan, sweep: Sweep) -> str | None:
 def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: SweepResult) -> SweepResult:
     deadline = time.monotonic() + plan.work.timeout_seconds_per_sweep
     begin = time.monotonic()
-    prepared = _prepare(plan, sweep, place, deadline)
+    prepared = _artifacts(plan, sweep, place, deadline)
     result = replace(result, prepare_ms=(result.prepare_ms or 0) + round(1000 * (time.monotonic() - begin)))
     if isinstance(prepared, _Failure):
         return _all(result, sweep, prepared.outcome, prepared.reason)
     missing = [cell for cell in sweep.cells if cell.batch_size not in {done.batch_size for done in result.cells}]
-    for place_in_line, cell in enumerate(missing):
-        if (done := _after_out_of_memory(result, cell)) is None:
-            deliver(replace(result, in_flight=cell.batch_size))
-            seconds = max(0.0, deadline - time.monotonic()) / (len(missing) - place_in_line)
-            with _scratch() as scratch:
-                done = _run_cell(_task(plan, sweep, cell, prepared, place, scratch), place, seconds)
-        result = replace(result.with_cell(done), finished_ms=_now_ms())
-        deliver(result)
-        place.tell({"event": "cell", "batchSize": cell.batch_size, "outcome": done.outcome, "reason": done.reason})
+    with _watcher(plan, sweep, place) as watcher:
+        for place_in_line, cell in enumerate(missing):
+            if (done := _after_out_of_memory(result, cell)) is None:
+                deliver(replace(result, in_flight=cell.batch_size))
+                seconds = max(0.0, deadline - time.monotonic()) / (len(missing) - place_in_line)
+                with _scratch() as scratch:
+                    task = _task(plan, sweep, cell, prepared, place, scratch)
+                    done = watcher.around(
+                        partial(_run_cell, task, place, seconds), task.precision, work.read(prepared.reference)
+                    )
+            result = replace(result.with_cell(done), finished_ms=_now_ms())
+            deliver(result)
+            place.tell({"event": "cell", "batchSize": cell.batch_size, "outcome": done.outcome, "reason": done.reason})
     return result
+
+
+def _watcher(plan: Plan, sweep: Sweep, place: Place) -> watching.Watcher:
+    """Watch the GPU, where there is one that computes."""
+
+    def run_probe(arguments: Sequence[str]) -> None:
+        process.run(arguments, _environment(_threads(plan)), _watch(place, PROBE_SECONDS))
+
+    is_wanted = plan.work.device is Device.GPU and sweep.strategy.backend is not Backend.FAKE
+    return watching.watcher(run_probe, place.cache, is_wanted=is_wanted)
 
 
 @dataclass(frozen=True)
@@ -145,47 +163,72 @@ class _Failure:
     reason: str
 
 
-def _prepare(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
-    """Find the artifacts that the backend reads, or have them made in a process of their own."""
-    module = backends.find(sweep.strategy.backend)
+class _Maker(Protocol):
+    """A module whose process makes files for the cache: `prepare` or `convert`."""
+
+    def locate(self, request: Any) -> Artifacts | None:
+        """Find what is made already."""
+
+    def command(self, request: Any, request_file: Path, answer_file: Path) -> Sequence[str]:
+        """Return the command line that makes it."""
+
+    def read_answer(self, answer_file: Path) -> Artifacts | Refusal:
+        """Read what came of it."""
+
+
+def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
+    """Find the files that the backend reads, or have them made: the model's, then its graph at this precision."""
+    backend, precision = sweep.strategy.backend, sweep.strategy.precision
+    module = backends.find(backend)
     if module is None or not module.ARTIFACTS:
         return Artifacts()
-    from inferbench_runner import prepare
+    from inferbench_runner import convert, prepare
 
-    needed = prepare.needed(plan.work.model, [sweep.strategy.backend])
-    request = prepare.Request(
-        model=plan.work.model, model_folder=place.model_folder, cache=place.cache, artifacts=needed
-    )
-    if (found := prepare.locate(request)) is not None:
+    model, cache = plan.work.model, place.cache
+    needed = prepare.needed(model, [backend])
+    request = prepare.Request(model=model, model_folder=place.model_folder, cache=cache, artifacts=needed)
+    prepared = _made(prepare, request, "preparing the model", plan, place, deadline)
+    target = targets.TARGETS.get((backend, plan.work.device))
+    if isinstance(prepared, _Failure) or target is None or not convert.is_needed(precision, target):
+        return prepared
+    wanted = {
+        "onnx": prepared.onnx,
+        "inputs": prepared.inputs,
+        "cache": cache,
+        "precision": precision,
+        "target": target,
+    }
+    what = f"converting the graph to {precision}"
+    graph = _made(convert, convert.Request.model_validate(wanted), what, plan, place, deadline)
+    return graph if isinstance(graph, _Failure) else prepared.model_copy(update={"onnx": graph.onnx})
+
+
+def _made(maker: _Maker, request: Any, what: str, plan: Plan, place: Place, deadline: float) -> Artifacts | _Failure:
+    """Find what a request asks for in the cache, or have it made by a process of its own."""
+    if (found := maker.locate(request)) is not None:
         return found
-    place.tell({"event": "progress", "stage": "preparing"})
+    place.tell({"event": "progress", "stage": what})
     with _scratch() as scratch:
         answer = scratch / "answer.json"
         with sinks.words_for_the_disk(scratch, sinks.SCRATCH):
-            arguments = prepare.command(request, scratch / "request.json", answer)
-        ended = process.run(
-            arguments, _environment(_threads(plan)), _watch(place, max(0.0, deadline - time.monotonic()))
-        )
-        return _prepared(ended, answer, request, place)
+            arguments = maker.command(request, scratch / "request.json", answer)
+        left = max(0.0, deadline - time.monotonic())
+        ended = process.run(arguments, _environment(_threads(plan)), _watch(place, left))
+        failure = _why_not_made(ended, what, maker, answer)
+    if failure is not None:
+        _keep_log(place, what.split(maxsplit=1)[0], ended)
+        return failure
+    return maker.locate(request) or _Failure(Outcome.FAILED, f"NotMade: {what} left nothing in the cache")
 
 
-def _prepared(ended: Ended, answer: Path, request: Request, place: Place) -> Artifacts | _Failure:
-    from inferbench_runner import prepare
-
+def _why_not_made(ended: Ended, what: str, maker: _Maker, answer: Path) -> _Failure | None:
     if ended.stopped is Stopped.ASKED:
         raise AskedToStop
-    outcome, reason = _fate(ended, "preparing the model")
+    outcome, reason = _fate(ended, what)
     if outcome is not None:
-        _keep_log(place, "prepare", ended)
         return _Failure(outcome, reason)
-    told = prepare.read_answer(answer)
-    if isinstance(told, prepare.Refusal):
-        _keep_log(place, "prepare", ended)
-        return _Failure(told.outcome, told.message)
-    found = prepare.locate(request)
-    return (
-        found if found is not None else _Failure(Outcome.FAILED, "NotPrepared: the prepared files are not in the cache")
-    )
+    told = maker.read_answer(answer)
+    return None if isinstance(told, Artifacts) else _Failure(told.outcome, told.message)
 
 
 @contextmanager
@@ -224,12 +267,12 @@ def _threads(plan: Plan) -> int:
     return plan.work.threads or circumstances.threads_default()
 
 
-def _run_cell(task: CellTask, place: Place, seconds: float) -> CellResult:
+def _run_cell(task: CellTask, place: Place, seconds: float, hear: watching.Hear) -> CellResult:
     """Run one cell in its process; its result, or what its end says."""
     task_file = task.result.with_name("task.json")
     sinks.write_whole(task_file, task.model_dump_json().encode(), sinks.SCRATCH)
     arguments = [sys.executable, "-m", "inferbench_runner.cell", str(task_file)]
-    ended = process.run(arguments, _environment(task.threads), _watch(place, seconds, task))
+    ended = process.run(arguments, _environment(task.threads), _watch(place, seconds, task, hear))
     result = _cell_result(task, ended)
     if result.outcome not in (Outcome.MEASURED, Outcome.UNSUPPORTED):
         _keep_log(place, f"{task.backend}-{task.precision}-b{task.batch_size}-round{task.round + 1}", ended)
@@ -309,13 +352,15 @@ def _all(result: SweepResult, sweep: Sweep, outcome: Outcome, reason: str) -> Sw
     return replace(result, cells=(*result.cells, *rest), in_flight=None)
 
 
-def _watch(place: Place, seconds: float, task: CellTask | None = None) -> Watch:
+def _watch(place: Place, seconds: float, task: CellTask | None = None, hear: watching.Hear | None = None) -> Watch:
     def on_progress(line: bytes) -> None:
         try:
             said = json.loads(line)
         except ValueError:
             return
         if isinstance(said, dict):
+            if hear is not None:
+                hear(said)
             place.tell({**said, "event": "progress", "batchSize": task.batch_size if task else None})
 
     return Watch(seconds, on_progress, place.is_asked_to_stop)

@@ -104,6 +104,7 @@ MODULES: Mapping[Backend, str] = {
     Backend.TORCH_COMPILE: "torch_compile",
     Backend.TORCH_COMPILE_MAX_AUTOTUNE: "torch_compile_max_autotune",
     Backend.ONNXRUNTIME: "onnxruntime",
+    Backend.TENSORRT: "tensorrt",
     Backend.FAKE: "fake",
 }
 """Backends of the contract that are missing here come out as `Unsupported`: this version has no module for them."""

@@ -225,5 +225,5 @@ def _place(task: CellTask) -> str:
 def _dtype(precision: Precision) -> torch.dtype:
     import torch
 
-    kinds = {Precision.FP32: torch.float32, Precision.TF32: torch.float32, Precision.BF16: torch.bfloat16}
-    return kinds[precision]
+    kinds = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+    return kinds.get(precision, torch.float32)
