@@ -41,7 +41,7 @@ def run(arguments: Namespace) -> int:
     benchmark, ended = runs.run(Path(arguments.file), output, progress_of, fresh=arguments.fresh)
     if arguments.json:
         print(ended.summary.dump(), end="")
-    else:
+    elif ended.summary.best or ended.fault is None:  # else the fault is all there is to say
         table.show(console, ended.summary)
         _say_where(console, ended.folder)
     _say_how_it_ended(ended, arguments)

@@ -100,14 +100,21 @@ def answer(best: Best) -> str:
     return f"{winner} and {other} are not distinguishable on this machine: at most {apart} apart.{advice}"
 
 
+MAX_ADVISED_COST = 0.25
+"""An interval this wide tells too little to choose by; what is simple may then be several times slower."""
+
+
 def _advice(best: Best) -> str:
     """Name the simplest contender, and what choosing it may cost: that can be more than the runner-up would."""
     if best.simplest is None:
         return ""
     if best.simplest_margin is None or best.simplest_margin.high is None:
         return f" Take {best.simplest}: it is the simpler one too."
-    cost = percent(max(0.0, best.simplest_margin.high - 1))
-    return f" Take {best.simplest}, the simplest that cannot be told from the best: it takes at most {cost} longer."
+    cost = max(0.0, best.simplest_margin.high - 1)
+    if cost > MAX_ADVISED_COST:
+        return " That is too little to choose by: measure more rounds, or on a quieter machine."
+    longer = f"it takes at most {percent(cost)} longer"
+    return f" Take {best.simplest}, the simplest that cannot be told from the best: {longer}."
 
 
 def expectation(judged: Judged) -> str:
