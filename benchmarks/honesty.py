@@ -261,7 +261,8 @@ def _judged(experiments: int, ratios: Sequence[float]) -> dict[Judgement, float]
     counts = dict.fromkeys(Judgement, 0)
     threshold = Fraction(11, 10)
     for medians in np.median(latencies, axis=-1):
-        judged = {evidence.exceeds(ours(medians, 2 * i, 2 * i + 1), threshold) for i in range(len(ratios))}
+        claims = len(ratios)
+        judged = {evidence.exceeds(ours(medians, 2 * i, 2 * i + 1), threshold, claims) for i in range(claims)}
         order = (Judgement.DOES_NOT_HOLD, Judgement.UNDECIDED, Judgement.HOLDS)
         counts[min(judged, key=order.index)] += 1
     return {judgement: count / experiments for judgement, count in counts.items()}
