@@ -65,6 +65,7 @@ class Place:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with Popen(
             [*before, str(PROGRAM), *map(str, arguments)],
+            preexec_fn=_heed,
             **{"cwd": self.folder, "env": self.environment, "process_group": 0, **pipes, **options},
         ) as program:
             try:
@@ -98,6 +99,11 @@ class Place:
             wait_until(lambda: not self.processes(), "an empty place", LEAVES_SECONDS)
         if left := self.processes():
             raise AssertionError(f"left behind: {left}")
+
+
+def _heed() -> None:
+    """Let Ctrl-C be heard, as a terminal's shell does; whoever runs the tests in the background has it ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @contextmanager

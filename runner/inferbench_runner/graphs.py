@@ -14,9 +14,15 @@ PRODUCER: Final = "inferbench"
 OPSET_IR: Final = 10
 """The format that opset 21 came with; nothing that we write needs a later one."""
 
+WEIGHTS_APART_IR: Final = 4
+"""The format from which on weights need not be listed among the inputs."""
+
+ONNX_DOMAIN: Final = "ai.onnx"
+"""Another name of the domain without a name, which not every tool knows."""
+
 
 def tidy(model: Any, min_opset: int = 0) -> Any:
-    """Return a copy whose constants are initializers, whose functions are inlined and whose tensors have types.
+    """Return a copy whose weights are initializers and nothing else, without functions, with a type for each tensor.
 
     Raises Unsupported where the graph branches or loops, or cannot be lifted to `min_opset`.
     """
@@ -25,10 +31,15 @@ def tidy(model: Any, min_opset: int = 0) -> Any:
 
     copy = onnx.ModelProto()
     copy.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
+    for each in (*copy.opset_import, *copy.graph.node):
+        each.domain = "" if each.domain == ONNX_DOMAIN else each.domain
     _refuse_subgraphs(copy)
     copy = _lifted(copy, min_opset)
     _move_constants(copy.graph)
-    _forget_types_of(copy.graph, {tensor.name for tensor in copy.graph.initializer})
+    weights = {tensor.name for tensor in copy.graph.initializer}
+    for values in (copy.graph.input, copy.graph.value_info):
+        _drop(values, weights)
+    copy.ir_version = max(copy.ir_version, WEIGHTS_APART_IR)
     typed = shape_inference.infer_shapes(copy)
     typed.producer_name, typed.producer_version = PRODUCER, ""
     return typed
@@ -36,8 +47,7 @@ def tidy(model: Any, min_opset: int = 0) -> Any:
 
 def opset(model: Any, domain: str = "") -> int:
     """Return which version of a domain's operators a model uses, ONNX's own by default."""
-    names = {"", "ai.onnx"} if domain in {"", "ai.onnx"} else {domain}
-    return next((int(each.version) for each in model.opset_import if each.domain in names), 1)
+    return next((int(each.version) for each in model.opset_import if each.domain == domain), 1)
 
 
 def types(model: Any) -> dict[str, int]:
@@ -97,7 +107,7 @@ def _held_by(node: Any) -> Any | None:
     import numpy as np
     from onnx import helper, numpy_helper
 
-    if node.op_type != "Constant" or node.domain not in {"", "ai.onnx"}:
+    if node.op_type != "Constant" or node.domain:
         return None
     attribute = node.attribute[0]
     value = helper.get_attribute_value(attribute)
@@ -113,14 +123,14 @@ def _held_by(node: Any) -> Any | None:
     return numpy_helper.from_array(array, node.output[0])
 
 
-def _copy(node: Any) -> Any:
-    copy = type(node)()
-    copy.CopyFrom(node)
+def _copy(message: Any) -> Any:
+    copy = type(message)()
+    copy.CopyFrom(message)
     return copy
 
 
-def _forget_types_of(graph: Any, names: set[str]) -> None:
-    """Drop the notes that exporters make of weights' types: they would stay as they are when the weights change."""
-    kept = [_copy(value) for value in graph.value_info if value.name not in names]
-    del graph.value_info[:]
-    graph.value_info.extend(kept)
+def _drop(values: Any, weights: set[str]) -> None:
+    """Drop what is said of weights elsewhere: it would stay as it is when they change."""
+    kept = [_copy(value) for value in values if value.name not in weights]
+    del values[:]
+    values.extend(kept)

@@ -40,7 +40,6 @@ that list, both in 0.30 of fp32's time; a vision transformer is 3.1 % off instea
 MIN_OPSET: Final = 20
 """From 19 on scales may be halves, and 8-bit floats exist; 20 is what our own exports have."""
 
-
 PREPARED: Final = {"onnx.quant.pre_process": "onnxruntime.quant"}
 """How ONNX Runtime notes that a model is ready to be quantised."""
 
@@ -52,8 +51,6 @@ ERRORS_ONLY: Final = 3
 class Grid:
     """The numbers that an 8-bit type can hold, symmetric about zero."""
 
-    element: int
-    """As ONNX numbers types."""
     dtype: Any
     """As NumPy calls it."""
     largest: float
@@ -61,10 +58,10 @@ class Grid:
     """Whether weights have a scale for each channel."""
 
 
-INT8: Final = Grid(TensorProto.INT8, np.int8, 127, per_channel=True)
+INT8: Final = Grid(np.int8, 127, per_channel=True)
 """-128 is left out, as symmetric means."""
 
-E4M3: Final = Grid(TensorProto.FLOAT8E4M3FN, ml_dtypes.float8_e4m3fn, 448, per_channel=False)
+E4M3: Final = Grid(ml_dtypes.float8_e4m3fn, 448, per_channel=False)
 """Its own exponent does what scales for each channel do for integers; TensorRT takes one scale for a tensor."""
 
 

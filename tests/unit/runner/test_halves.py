@@ -214,6 +214,22 @@ def test_constants_become_weights(precision, constant):
     assert weights(converted)["c"].dtype == DTYPES[precision]
 
 
+def test_weights_that_older_files_list_among_the_inputs_are_weights():
+    model = a_graph("y = Mul(x, w)", "float[4] w = {1, 2, 3, 4}", "float[N,4] x, float[4] w")
+
+    converted = convert(model)
+
+    assert [value.name for value in converted.graph.input] == ["x"]
+    assert weights(converted)["w"].dtype == np.float16
+
+
+def test_onnx_may_be_called_by_its_name():
+    model = a_graph("y = HardSwish(x)")
+    model.graph.node[0].domain = model.opset_import[0].domain = "ai.onnx"
+
+    assert operators(convert(model, Precision.BF16, "HardSwish")) == ["Cast", "HardSwish", "Cast"]
+
+
 # ---- what halves cannot hold ---------------------------------------------------------------------
 
 
@@ -297,8 +313,8 @@ SMALL_WEIGHTS = (
     f"float[4,4] matrix = {{{MATRIX}}}, float[4] row = {{0.5, -1, 0.25, 1}}, float low = {{-2}}, float high = {{2}}"
 )
 
-CASTING = frozenset({"Cast"})
-"""Rounding to integers makes a large difference of a small one: such graphs are checked, not compared."""
+AMPLIFYING = frozenset({"Cast", "LayerNormalization"})
+"""Rounding to integers and dividing by a small deviation make much of little: such graphs are checked, not compared."""
 
 
 @st.composite
@@ -322,7 +338,7 @@ def test_any_graph_stays_valid_and_computes_the_same_as_well_as_halves_can(preci
 
     answer, expected = evaluate(converted, x=x.astype(DTYPES[precision])), evaluate(model, x=x)
     assert answer.shape == expected.shape
-    if not names & CASTING:
+    if not names & AMPLIFYING:
         distance = np.linalg.norm(answer - expected)
         assert distance <= TOLERANCE[precision] * max(np.linalg.norm(expected), np.linalg.norm(x))
 
