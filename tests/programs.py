@@ -65,7 +65,7 @@ class Place:
         pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         with Popen(
             [*before, str(PROGRAM), *map(str, arguments)],
-            preexec_fn=_heed,
+            preexec_fn=_heed,  # noqa: PLW1509 (no test has threads when it starts a program)
             **{"cwd": self.folder, "env": self.environment, "process_group": 0, **pipes, **options},
         ) as program:
             try:
