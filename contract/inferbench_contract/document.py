@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from inferbench_contract import schema
 from inferbench_contract.errors import SpecError
-from inferbench_contract.spec import InferenceBenchmark, Mistakes, Place
+from inferbench_contract.spec import PRIVILEGED, InferenceBenchmark, Mistakes, Place
 
 MAX_BYTES = 1_048_576
 """Of a file. An object of Kubernetes cannot be larger either (etcd's limit is 1.5 MiB)."""
@@ -98,9 +98,11 @@ def parse_all(text: str, name: str) -> tuple[InferenceBenchmark, ...]:
     return tuple(benchmarks)
 
 
-def from_object(value: Mapping[str, Any], name: str) -> InferenceBenchmark:
+def from_object(
+    value: Mapping[str, Any], name: str, *, allow_privileged_pod_templates: bool = False
+) -> InferenceBenchmark:
     """Read a benchmark from JSON, as the API server hands it out. Raises SpecError with all mistakes, without lines."""
-    return _benchmark(_Document(name, value))
+    return _benchmark(_Document(name, value), {PRIVILEGED: allow_privileged_pod_templates})
 
 
 # ---- from text to values -------------------------------------------------------------------------
@@ -296,9 +298,9 @@ def _scalar(node: yaml.Node) -> str | int | _Unclear | None:
 # ---- from values to a benchmark ------------------------------------------------------------------
 
 
-def _benchmark(document: _Document) -> InferenceBenchmark:
+def _benchmark(document: _Document, context: Mapping[str, bool] | None = None) -> InferenceBenchmark:
     try:
-        benchmark = InferenceBenchmark.model_validate(_authored(document.value), by_name=False)
+        benchmark = InferenceBenchmark.model_validate(_authored(document.value), by_name=False, context=context)
     except ValidationError as error:
         details = error.errors(include_url=False)[:MAX_EXPLAINED]
         found = dict(item for detail in details for item in _explained({**detail}))

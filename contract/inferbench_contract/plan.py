@@ -153,8 +153,8 @@ def expand(benchmark: InferenceBenchmark) -> Plan:
     return Plan.model_validate({**content, "hash": _hash(content), "unsupported": unsupported})
 
 
-def load(text: str, source: str) -> Plan:
-    """Read a plan that `dump` wrote; `source` names it in errors.
+def load(text: str, source: str, remedy: str = "Start over with --fresh.") -> Plan:
+    """Read a plan that `dump` wrote; `source` names it in errors, `remedy` says what helps.
 
     Raises:
         PlanError: it is no plan, or was changed since it was written.
@@ -162,11 +162,11 @@ def load(text: str, source: str) -> Plan:
     try:
         plan = Plan.model_validate_json(text)
     except ValidationError as error:
-        msg = f"{source} is no plan of this version of inferbench: {error.errors()[0]['msg']}. Start over with --fresh."
+        msg = f"{source} is no plan of this version of inferbench: {error.errors()[0]['msg']}. {remedy}"
         raise PlanError(msg) from error
     content = plan.model_dump(mode="json", by_alias=True, exclude={"hash", "unsupported"})
     if _hash(content) != plan.hash:
-        msg = f"{source} was changed after it was written: its hash says {plan.short_hash}. Start over with --fresh."
+        msg = f"{source} was changed after it was written: its hash says {plan.short_hash}. {remedy}"
         raise PlanError(msg)
     return plan
 

@@ -28,6 +28,9 @@ MAX_TEXT_CHARS = 1024
 """A reason longer than this is cut even where there is room."""
 
 MAX_HARDWARE_CHARS = 80
+MAX_FAULT_CHARS = 400
+"""One sentence that names what is missing and what to do; it shares the room with the reasons of the cells."""
+
 MAX_BATCH_SIZE = 2**31
 LARGEST = 10**13
 """No honest time is larger: 10^13 ns are close to three hours for one call."""
@@ -60,6 +63,8 @@ class CellResult:
     samples: int | None = None
     relative_l2_parts_per_billion: int | None = None
     top1_agreement_basis_points: int | None = None
+    error_ratio_milli: int | None = None
+    """Error against fp64 over that of fp32 eager, in thousandths; None where there is no fp64 answer."""
     prepare_ms: int | None = None
     """From the process's start to its first warm-up call: imports, loading, compiling."""
     compile_ms: int | None = None
@@ -87,6 +92,8 @@ class SweepResult:
     finished_ms: int | None = None
     prepare_ms: int | None = None
     """Spent preparing artifacts for all cells of the sweep."""
+    fault: str = ""
+    """What the machine lacks: the sentence of the EnvironmentFault that ended the sweep. Empty: nothing."""
 
     def with_cell(self, cell: CellResult) -> SweepResult:
         """Add a cell's result; nothing is in flight any more."""
@@ -113,6 +120,8 @@ class _Column:
     field: str
     digits: int
     largest: int = LARGEST
+    is_spared: bool = False
+    """Left out where 32 cells of the worst kind would not fit otherwise."""
 
 
 COLUMNS = (
@@ -125,6 +134,7 @@ COLUMNS = (
     _Column("n", "samples", 5, 10**9),
     _Column("l2", "relative_l2_parts_per_billion", 3, 10**11),
     _Column("top1", "top1_agreement_basis_points", 5, 10**4),
+    _Column("rat", "error_ratio_milli", 3, 10**12, is_spared=True),
     _Column("prep", "prepare_ms", 3, 10**9),
     _Column("comp", "compile_ms", 3, 10**9),
     _Column("cold", "compile_was_cold", 1, 1),
@@ -138,11 +148,15 @@ COLUMNS = (
 def encode(result: SweepResult) -> bytes:
     """Write a result as at most 4,096 bytes of UTF-8. Raises ValueError with more than 32 cells: no plan has that."""
     limit = MAX_TEXT_CHARS
-    while len(payload := _json(result, limit).encode()) > MAX_BYTES:
-        if limit == 0:
+    columns: tuple[_Column, ...] = COLUMNS
+    while len(payload := _json(result, limit, columns).encode()) > MAX_BYTES:
+        if limit > 0:
+            limit = limit * 3 // 4
+        elif columns is COLUMNS:
+            columns = tuple(column for column in COLUMNS if not column.is_spared)
+        else:
             msg = f"sweep {result.sweep} has {len(result.cells)} cells; a plan gives a sweep at most 32"
             raise ValueError(msg)
-        limit = limit * 3 // 4
     return payload
 
 
@@ -179,11 +193,12 @@ def decode(payload: bytes, plan: Plan, sweep: Sweep) -> Decoded:
         started_ms=_whole(content.get("start"), LARGEST),
         finished_ms=_whole(content.get("end"), LARGEST),
         prepare_ms=_whole(content.get("prep"), LARGEST),
+        fault=_short_text(content.get("fault"), MAX_FAULT_CHARS),
     )
     return Decoded(head, problems)
 
 
-def _json(result: SweepResult, limit: int) -> str:
+def _json(result: SweepResult, limit: int, sent: Sequence[_Column]) -> str:
     reasons = tuple(dict.fromkeys(cell.reason for cell in result.cells if cell.reason))
     shown = [cut_in_the_middle(_printable(reason), limit) for reason in reasons]
     place = {reason: index for index, reason in enumerate(reasons)}
@@ -194,7 +209,7 @@ def _json(result: SweepResult, limit: int) -> str:
         "r": [place.get(cell.reason) for cell in result.cells],
     }
     parts = [f'"{key}":[{",".join(map(_token, values))}]' for key, values in columns.items()]
-    for column in COLUMNS:
+    for column in sent:
         values = [getattr(cell, column.field) for cell in result.cells]
         if any(value is not None for value in values):
             tokens = ",".join(_rounded(value, column) for value in values)
@@ -213,6 +228,7 @@ def _head(result: SweepResult, limit: int) -> str:
         "start": result.started_ms,
         "end": result.finished_ms,
         "prep": result.prepare_ms,
+        "fault": cut_in_the_middle(_printable(result.fault), min(limit, MAX_FAULT_CHARS)),
     }
     return _dumps({key: value for key, value in head.items() if value not in (None, "")})[1:-1]
 

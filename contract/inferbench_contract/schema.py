@@ -1,6 +1,7 @@
 """The JSON schema of an InferenceBenchmark, derived from the models: for editors, for messages, and to make a CRD of.
 
-It is structural: no references, and an optional field is the field itself, which may be missing.
+It has no references, and an optional field is the field itself, which may be missing. `structural` makes of it what a
+CustomResourceDefinition can hold: a type at every node, and nothing that the API server does not know.
 """
 
 from __future__ import annotations
@@ -21,6 +22,26 @@ Schema = Mapping[str, Any]
 
 NULL = {"type": "null"}
 
+FREE = {"x-kubernetes-preserve-unknown-fields": True}
+"""What the API server keeps as it is."""
+
+MAX_ENTRIES = 1_024
+"""Of a free mapping: more do not fit into the 8,192 bytes that it may have as JSON."""
+
+FREE_INSIDE = {"maxProperties": MAX_ENTRIES} | FREE
+"""A mapping that the API server keeps as it is."""
+
+KEPT = (
+    "description", "type", "format", "enum", "pattern", "minimum", "maximum", "minLength", "maxLength", "minItems",
+    "maxItems", "maxProperties", "required", "x-kubernetes-list-type", "x-kubernetes-list-map-keys",
+)  # fmt: skip
+"""What a CRD and JSON schema mean the same by, in the order in which people read it."""
+
+SAID_OTHERWISE = frozenset({
+    "title", "examples", "default", "properties", "items", "additionalProperties", "propertyNames", "oneOf",
+})  # fmt: skip
+"""What a CRD has other forms for, or no use for."""
+
 
 class _WithoutInventedTitles(GenerateJsonSchema):
     """Keep only the titles that somebody wrote: they say in messages what a text is."""
@@ -32,13 +53,14 @@ class _WithoutInventedTitles(GenerateJsonSchema):
 @cache
 def document_schema() -> Schema:
     """Return the schema of the whole document. It is made once: treat it as frozen."""
-    document = _schema_of(InferenceBenchmark)
+    document = schema_of(InferenceBenchmark)
     options = document["properties"]["spec"]["properties"]["backendOptions"]
-    options["properties"] = _schema_of(BackendOptions)["properties"]
+    options["properties"] = schema_of(BackendOptions)["properties"]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **document}
 
 
-def _schema_of(model: type[BaseModel]) -> dict[str, Any]:
+def schema_of(model: type[BaseModel]) -> dict[str, Any]:
+    """Return the schema of a model, without references."""
     raw = model.model_json_schema(by_alias=True, schema_generator=_WithoutInventedTitles)
     definitions = raw.pop("$defs", {})
     inlined: dict[str, Any] = _inlined(raw, definitions)
@@ -96,3 +118,53 @@ def _inlined(node: Any, definitions: Mapping[str, Any]) -> Any:
     if "const" in inlined:
         inlined["enum"] = [inlined.pop("const")]
     return inlined
+
+
+# ---- what a CustomResourceDefinition can hold ----------------------------------------------------
+
+
+def structural(schema: Schema, *, place: str = "") -> dict[str, Any]:
+    """Return the structural form of a schema. Raises ValueError at what has none; `place` stands in the message."""
+    if unknown := sorted(schema.keys() - set(KEPT) - SAID_OTHERWISE):
+        msg = f"{place or 'the schema'}: found {', '.join(unknown)}, which a CustomResourceDefinition does not know"
+        raise ValueError(msg)
+    if "oneOf" in schema:
+        return _either(schema, place)
+    return _kept(schema) | _inside(schema, place)
+
+
+def _kept(schema: Schema) -> dict[str, Any]:
+    kept = {key: schema[key] for key in KEPT if key in schema}
+    described = {"description": " ".join(kept["description"].split())} if "description" in kept else {}
+    return kept | described | _default(schema)
+
+
+def _either(schema: Schema, place: str) -> dict[str, Any]:
+    """Stand the constraints of all variants side by side, without a type: each speaks of values of its own type only.
+
+    A CRD has no type for "this or that" but integer or text.
+    """
+    variants = [structural(variant, place=place) for variant in schema["oneOf"]]
+    both = {key: value for variant in variants for key, value in variant.items() if key not in {"type", "description"}}
+    return _kept(schema) | both | FREE
+
+
+def _default(schema: Schema) -> dict[str, Any]:
+    """Keep a default, so that the field always exists. Those inside an object are the business of its own fields."""
+    default = schema.get("default")
+    return {} if default is None else {"default": {} if isinstance(default, Mapping) else default}
+
+
+def _inside(schema: Schema, place: str) -> dict[str, Any]:
+    """Return what a list or a mapping may hold."""
+    if "items" in schema:
+        return {"items": structural(schema["items"], place=f"{place}[]")}
+    if schema["type"] != "object":
+        return {}
+    if fields := schema.get("properties"):
+        return {"properties": {name: structural(inner, place=f"{place}.{name}") for name, inner in fields.items()}}
+    if isinstance(values := schema.get("additionalProperties"), Mapping) and values:
+        names = schema.get("propertyNames", {}).get("enum", ())
+        most = {"maxProperties": len(names)} if names else {}
+        return {"additionalProperties": structural(values, place=f"{place}{{}}")} | most
+    return FREE_INSIDE

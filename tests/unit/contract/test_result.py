@@ -73,6 +73,14 @@ def test_it_names_the_cell_in_flight():
     assert killed.with_cell(measured(8)).cells == (measured(1), measured(8))
 
 
+def test_it_says_what_the_machine_lacks():
+    """So that whoever started the sweep can tell a person, and need not read logs."""
+    sentence = "No NVIDIA GPU is visible. Give the pod one, or say device: cpu."
+    stopped = a_result(PLAN, SWEEP, [measured(1)], in_flight=8, fault=sentence)
+
+    assert decoded(results.encode(stopped)).result == stopped
+
+
 def test_it_is_complete_when_every_cell_has_an_outcome():
     assert RESULT.is_complete(SWEEP)
     assert not replace(RESULT, cells=RESULT.cells[:2]).is_complete(SWEEP)
@@ -102,7 +110,8 @@ def sweep_results(draw):
     ]
     times = {name: draw(st.none() | st.integers(0, 10**13)) for name in ("started_ms", "finished_ms", "prepare_ms")}
     in_flight = draw(st.none() | st.sampled_from(LARGE))
-    return a_result(FULL, 0, cells, in_flight=in_flight, hardware=draw(TEXTS), fingerprint="0123456789", **times)
+    texts = {"hardware": draw(TEXTS), "fault": draw(TEXTS), "fingerprint": "0123456789"}
+    return a_result(FULL, 0, cells, in_flight=in_flight, **texts, **times)
 
 
 @given(sweep_results())
@@ -208,7 +217,8 @@ def test_32_cells_of_the_worst_kind_fit(letters, outcome):
         for place, size in enumerate(LARGE)
     ]
     times = dict.fromkeys(("started_ms", "finished_ms", "prepare_ms"), results.LARGEST)
-    worst = a_result(FULL, 0, cells, hardware=letters * 100, fingerprint="f" * 20, in_flight=LARGE[0], **times)
+    texts = {"hardware": letters * 100, "fault": letters * 500, "fingerprint": "f" * 20}
+    worst = a_result(FULL, 0, cells, in_flight=LARGE[0], **texts, **times)
 
     payload = results.encode(worst)
     found = decoded(payload, FULL, FULL.sweeps[0])
@@ -218,6 +228,18 @@ def test_32_cells_of_the_worst_kind_fit(letters, outcome):
     assert [cell.batch_size for cell in found.result.cells] == LARGE
     assert {cell.outcome for cell in found.result.cells} == {outcome}
     assert found.result.in_flight == LARGE[0]
+
+
+def test_what_is_spared_of_32_cells_of_the_worst_kind_is_there_of_31():
+    values = {column.field: widest(column) for column in results.COLUMNS}
+    cells = [CellResult(size, Outcome.MEASURED, "", tuple(Doubt), **values) for size in LARGE]
+
+    sent = [results.encode(a_result(FULL, 0, kept)) for kept in (cells, cells[1:])]
+    whole, fewer = (decoded(payload, FULL, FULL.sweeps[0]) for payload in sent)
+
+    assert {cell.error_ratio_milli for cell in whole.result.cells} == {None}
+    assert None not in {cell.error_ratio_milli for cell in fewer.result.cells}
+    assert None not in {cell.memory_mib for cell in whole.result.cells}
 
 
 def test_32_failures_keep_what_was_tried_and_the_root_cause():
@@ -241,6 +263,27 @@ def test_32_measured_cells_with_all_their_numbers_leave_room_for_a_few_reasons()
     found = decoded(results.encode(a_result(FULL, 0, [*cells, *doubtful[4:]])), FULL, FULL.sweeps[0]).result
 
     assert [cell.reason for cell in found.cells[:4]] == [cell.reason for cell in cells]
+
+
+def test_beside_31_measured_cells_there_is_room_for_what_the_machine_lacks():
+    """The cell that found it has no outcome, so 31 is the most."""
+    numbers = {column.field: 123_456 for column in results.COLUMNS} | {"top1_agreement_basis_points": 9_950}
+    cells = [CellResult(size, Outcome.MEASURED, "", (Doubt.DRIFTED,), **numbers) for size in LARGE[:-1]]
+    sentence = "Cannot write to the cache folder /var/cache/inferbench: No space left on device. " * 4
+
+    found = decoded(results.encode(a_result(FULL, 0, cells, fault=sentence, in_flight=LARGE[-1])), FULL, FULL.sweeps[0])
+
+    assert found.result.fault == sentence.strip()
+
+
+def test_a_long_fault_keeps_what_is_missing_and_what_to_do():
+    sentence = "The GPU is gone. " + "It was there. " * 100 + "Ask for another one."
+
+    found = decoded(results.encode(a_result(PLAN, SWEEP, fault=sentence))).result
+
+    assert len(found.fault) == results.MAX_FAULT_CHARS
+    assert found.fault.startswith("The GPU is gone.")
+    assert found.fault.endswith("Ask for another one.")
 
 
 def test_one_reason_of_many_cells_is_written_once():
@@ -386,6 +429,11 @@ def test_a_field_of_the_head_that_cannot_be_trusted_is_left_out(changes, field):
     assert found == replace(RESULT, **{field: None})
 
 
+@pytest.mark.parametrize("fault", [1, None, ["No GPU"], {"no": "GPU"}])
+def test_a_fault_that_is_no_text_is_no_fault(fault):
+    assert decoded(payload_with(fault=fault)).result == RESULT
+
+
 @pytest.mark.parametrize("index", [-1, 1, True, "0", [0], 10**30, float("nan")])
 def test_a_reason_that_is_not_there_is_no_reason(index):
     cell = decoded(payload_with(r=[None, index, None])).result.cells[1]
@@ -398,9 +446,12 @@ def test_fields_that_a_later_version_adds_are_passed_over():
 
 
 def test_texts_from_outside_are_made_printable_and_short():
-    found = decoded(payload_with(hw="\x1b[2J" + "x" * 1_000, env="e" * 1_000, reasons=["\x07bell\ud800"])).result
+    long = {"hw": "\x1b[2J" + "x" * 1_000, "fault": "\x1b[2J" + "y" * 1_000, "env": "e" * 1_000}
+    found = decoded(payload_with(**long, reasons=["\x07bell\ud800"])).result
 
     assert len(found.hardware) == 80
+    assert len(found.fault) == 400
+    assert found.fault.isprintable()
     assert found.hardware.isprintable()
     assert len(found.fingerprint) == 20
     assert found.cells[1].reason == "bell"
@@ -433,7 +484,8 @@ def decode_or_refuse(payload):
     for cell in found.result.cells:
         assert cell.outcome is not Outcome.MEASURED or cell.latency_median_ns > 0
         assert all(type(getattr(cell, c.field)) in (int, type(None)) for c in results.COLUMNS)
-    assert_readable(found.result.hardware, *found.problems, *(cell.reason for cell in found.result.cells))
+    texts = (found.result.hardware, found.result.fault, *found.problems)
+    assert_readable(*texts, *(cell.reason for cell in found.result.cells))
     return found
 
 
@@ -441,7 +493,7 @@ def assert_readable(*texts):
     """Check that texts can be written anywhere and are short enough to be read."""
     for text in texts:
         text.encode()
-        assert len(text) < 300
+        assert len(text) <= results.MAX_FAULT_CHARS
 
 
 @given(st.binary(max_size=200))
