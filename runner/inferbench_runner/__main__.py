@@ -1,4 +1,4 @@
-"""The runner program: `sweep` measures one sweep of a plan; `backends` and `environment` tell about this machine.
+"""The runner program: `sweep` and `pod` measure a sweep of a plan; `backends` and `environment` tell of this machine.
 
 Exit statuses: 0 every cell has an outcome; 43 the plan or the arguments are wrong; 44 an environment fault;
 143 it was asked to stop (SIGTERM) and delivered what it had.
@@ -12,7 +12,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from inferbench_contract.errors import EnvironmentFault, InferbenchError, Result
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
-from inferbench_runner import artifacts, backends, environment, lifeline, sinks, sweep
+from inferbench_runner import artifacts, backends, environment, lifeline, pod, sinks, sweep
 from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS
 
 BAD_CONFIGURATION_STATUS = 43
@@ -55,9 +55,11 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--output", type=Path, required=True, help="folder for results/, samples/ and logs/")
     measure.add_argument("--model-folder", type=Path, required=True, help="what relative paths of the model start from")
     measure.set_defaults(run=_sweep)
+    commands.add_parser("pod", help="measure the sweep that a pod's environment names").set_defaults(run=_pod)
     tell = commands.add_parser("backends", help="what works on this machine, as JSON")
     tell.add_argument("--device", type=Device, choices=list(Device), default=Device.CPU)
     tell.set_defaults(run=_backends)
+    commands.add_parser("export", help="hand a measured cell over; reads JSON").set_defaults(run=_export)
     commands.add_parser("environment", help="this machine, as JSON").set_defaults(run=_environment)
     return parser
 
@@ -76,16 +78,26 @@ def _sweep(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _place(arguments: argparse.Namespace) -> sweep.Place:
+def _pod(_: argparse.Namespace) -> int:
+    pod.run(os.environ, _heed())
+    return 0
+
+
+def _heed() -> Callable[[], bool]:
+    """Listen to SIGTERM from now on; the function tells whether it came."""
     asked = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: asked.set())
+    return asked.is_set
+
+
+def _place(arguments: argparse.Namespace) -> sweep.Place:
     return sweep.Place(
         model_folder=arguments.model_folder.absolute(),
         cache=artifacts.default_folder(os.environ),
         samples=arguments.output.absolute() / "samples",
         logs=arguments.output.absolute() / "logs",
         tell=_tell,
-        is_asked_to_stop=asked.is_set,
+        is_asked_to_stop=_heed(),
     )
 
 
@@ -122,6 +134,15 @@ def _reason(strategy: Strategy, device: Device) -> str | None:
         return module.missing(strategy.precision, device)
     except EnvironmentFault as fault:
         return f"EnvironmentFault: {fault}"
+
+
+def _export(_: argparse.Namespace) -> int:
+    from inferbench_runner import bundle
+
+    asked = json.load(sys.stdin)
+    request = bundle.Request.model_validate({**asked, "cache": str(artifacts.default_folder(os.environ))})
+    print(json.dumps(bundle.make(request)))
+    return 0
 
 
 def _environment(_: argparse.Namespace) -> int:

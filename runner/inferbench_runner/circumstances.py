@@ -108,13 +108,14 @@ def memory_limit_bytes(root: Path = ROOT) -> int | None:
 
 
 def memory_used_bytes(root: Path = ROOT) -> int | None:
-    """Return what counts against `memory_limit_bytes`, less the file pages that the kernel would drop first.
+    """Return what counts against `memory_limit_bytes`, less the file pages, which the kernel drops before it kills.
 
-    That is the kubelet's "working set". None without a limit.
+    Active ones too: a model that is mapped into memory is all active, and costs nothing but reading it again. (The
+    kubelet's "working set" counts them, for it judges who is to be evicted.) None without a limit.
     """
     for _, folder in sorted(_memory_limits(root))[:1]:
         stat = _numbers(folder / "memory.stat")
-        droppable = stat.get("total_inactive_file", stat.get("inactive_file", 0))
+        droppable = sum(stat.get(f"total_{kind}", stat.get(kind, 0)) for kind in ("inactive_file", "active_file"))
         for name in ("memory.current", "memory.usage_in_bytes"):
             if (used := _number(folder / name)) is not None:
                 return max(0, used - droppable)
@@ -123,12 +124,12 @@ def memory_used_bytes(root: Path = ROOT) -> int | None:
 
 def memory_total_bytes(root: Path = ROOT) -> int | None:
     """Return the memory of the machine."""
-    return _meminfo("MemTotal", root)
+    return bytes_told(root / "proc/meminfo", "MemTotal")
 
 
 def memory_available_bytes(root: Path = ROOT) -> int | None:
     """Return what programs can still take on the machine without swapping."""
-    return _meminfo("MemAvailable", root)
+    return bytes_told(root / "proc/meminfo", "MemAvailable")
 
 
 def load_average_milli(root: Path = ROOT) -> int | None:
@@ -226,11 +227,6 @@ def _process(path: Path) -> _Process | None:
     return _Process(pid=int(head.split()[0]), parent=int(words[1]), ticks=sum(map(int, words[11:15])))
 
 
-def _meminfo(name: str, root: Path) -> int | None:
-    kibibytes = _fields(root / "proc/meminfo").get(name, "").removesuffix("kB").strip()
-    return int(kibibytes) * 1024 if kibibytes.isdecimal() else None
-
-
 def _cpu_list(text: str) -> tuple[int, ...]:
     """Read `0-3,8`."""
     ranges = [part.partition("-") for part in text.split(",") if part]
@@ -252,6 +248,12 @@ def _numbers(path: Path) -> Mapping[str, int]:
 def _number(path: Path) -> int | None:
     text = read_text(path).strip()
     return int(text) if text.isdecimal() else None
+
+
+def bytes_told(path: Path, name: str) -> int | None:
+    """Read a line `name: 16 kB` of a file of /proc, in bytes; None where there is none."""
+    number = _fields(path).get(name, "").removesuffix("kB").strip()
+    return int(number) * 1024 if number.isdecimal() else None
 
 
 def read_text(path: Path) -> str:

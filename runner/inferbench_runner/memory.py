@@ -40,7 +40,7 @@ class Usage:
 
 def usage(pid: int, environment: Mapping[str, str] = os.environ, root: Path = circumstances.ROOT) -> Usage | None:
     """Look at a process and its descendants. None where there is no /proc, or the process has ended."""
-    taken = sum(_resident_bytes(each, root) for each in _tree(pid, root))
+    taken = sum(_own_bytes(each, root) for each in _tree(pid, root))
     around = _around(root)
     if taken == 0 or around is None:
         return None
@@ -77,6 +77,13 @@ def _tree(pid: int, root: Path) -> list[int]:
     return found
 
 
-def _resident_bytes(pid: int, root: Path) -> int:
-    fields = circumstances.read_text(root / f"proc/{pid}/statm").split()
-    return int(fields[1]) * os.sysconf("SC_PAGE_SIZE") if len(fields) > 1 else 0
+def _own_bytes(pid: int, root: Path) -> int:
+    """Return the memory that the end of a process frees: not pages of files, which the kernel drops as it likes.
+
+    Sandboxes whose kernel is a program (gVisor) tell only the sum.
+    """
+    status = root / f"proc/{pid}/status"
+    anonymous = circumstances.bytes_told(status, "RssAnon")
+    if anonymous is None:
+        return circumstances.bytes_told(status, "VmRSS") or 0
+    return anonymous + (circumstances.bytes_told(status, "RssShmem") or 0)

@@ -62,6 +62,8 @@ class Place:
     """Folder for what cells printed that went wrong; None: it goes to standard error."""
     tell: Callable[[Mapping[str, Any]], None]
     is_asked_to_stop: Callable[[], bool]
+    see: watching.See = watching.look_away
+    """Who sees each reading of the GPU while a cell runs."""
 
 
 class AskedToStop(Exception):
@@ -141,8 +143,18 @@ def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: S
                     )
             result = replace(result.with_cell(done), finished_ms=_now_ms())
             deliver(result)
-            place.tell({"event": "cell", "batchSize": cell.batch_size, "outcome": done.outcome, "reason": done.reason})
+            place.tell(_ended(done))
     return result
+
+
+def _ended(cell: CellResult) -> Mapping[str, Any]:
+    return {
+        "event": "cell",
+        "batchSize": cell.batch_size,
+        "outcome": cell.outcome,
+        "reason": cell.reason,
+        "latencyNanoseconds": cell.latency_median_ns,
+    }
 
 
 def _watcher(plan: Plan, sweep: Sweep, place: Place) -> watching.Watcher:
@@ -152,7 +164,7 @@ def _watcher(plan: Plan, sweep: Sweep, place: Place) -> watching.Watcher:
         process.run(arguments, _environment(_threads(plan)), _watch(place, PROBE_SECONDS))
 
     is_wanted = plan.work.device is Device.GPU and sweep.strategy.backend is not Backend.FAKE
-    return watching.watcher(run_probe, place.cache, is_wanted=is_wanted)
+    return watching.watcher(run_probe, place.cache, is_wanted=is_wanted, see=place.see)
 
 
 @dataclass(frozen=True)
@@ -376,9 +388,11 @@ def _environment(threads: int) -> Mapping[str, str]:
 
 
 def _keep_log(place: Place, name: str, ended: Ended) -> None:
+    if not ended.output:
+        return
     if place.logs is None:
-        sys.stderr.write(ended.output)
-    elif ended.output:
+        sys.stderr.write(f"{name}, the end of its output:\n{ended.output}\n")
+    else:
         sinks.write_whole(place.logs / f"{name}.log", ended.output.encode())
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Final, Self
@@ -27,8 +28,15 @@ IDLE_SECONDS: Final = 0.3
 Hear = Callable[[Mapping[str, Any]], None]
 """Takes what a cell process says while it runs."""
 
+See = Callable[[Reading], None]
+"""Takes each reading of the GPU while a cell runs, from the thread that reads."""
+
 RunProbe = Callable[[Sequence[str]], object]
 """Runs a command line to its end, whatever that is."""
+
+
+def look_away(_: Reading) -> None:
+    """Stand in where nobody watches."""
 
 
 class Watcher:
@@ -40,11 +48,13 @@ class Watcher:
         run_probe: RunProbe,
         cache: Path,
         sleep: Callable[[float], None] = time.sleep,
+        see: See = look_away,
     ) -> None:
         self._monitor = monitor
         self._run_probe = run_probe
         self._cache = cache
         self._sleep = sleep
+        self._see = see
         self._idle: Sequence[Reading] = ()
         self._roofline: Roofline | None = None
         self._anchor: Anchor | None = None
@@ -66,7 +76,7 @@ class Watcher:
         if self._monitor is None:
             return run(lambda _: None)
         before, said = self._anchor, dict[str, Any]()
-        with Sampler(self._monitor.read) as sampler:
+        with Sampler(partial(self._show, self._monitor)) as sampler:
             result = run(said.update)
         self._anchor = self._probe()
         seen = Seen(sampler.readings, Window.heard(said), self._idle, before, self._anchor, work, self._roofline)
@@ -75,6 +85,11 @@ class Watcher:
     def _look(self, monitor: Monitor, index: int) -> Reading:
         self._sleep(IDLE_SECONDS if index else 0)
         return monitor.read()
+
+    def _show(self, monitor: Monitor) -> Reading:
+        reading = monitor.read()
+        self._see(reading)
+        return reading
 
     def _probe(self) -> Anchor | None:
         """Do the fixed work. What it took after one cell is what it takes before the next."""
@@ -85,11 +100,16 @@ class Watcher:
 
 
 def watcher(
-    run_probe: RunProbe, cache: Path, *, is_wanted: bool, ask_driver: Callable[[], Driver] = cuda.require_driver
+    run_probe: RunProbe,
+    cache: Path,
+    *,
+    is_wanted: bool,
+    see: See = look_away,
+    ask_driver: Callable[[], Driver] = cuda.require_driver,
 ) -> Watcher:
     """Return a watcher of the first visible GPU; one that only runs cells where none is wanted, or none is there."""
     monitor = None
     if is_wanted:
         with suppress(EnvironmentFault):
             monitor = gpu.open_monitor(ask_driver().uuid)
-    return Watcher(monitor, run_probe, cache)
+    return Watcher(monitor, run_probe, cache, see=see)

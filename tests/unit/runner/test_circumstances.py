@@ -149,25 +149,48 @@ class TestQuota:
 
 class TestMemory:
     def test_the_limit_and_what_counts_against_it(self, tmp_path):
-        """File pages that nobody used lately go first, so they do not count: the kubelet's working set."""
+        """File pages go before anybody is killed, also those of a mapped model in use: they do not count."""
         a_cgroup_v2(tmp_path, "/pod/container")
         write(tmp_path, V2 + "pod/container/memory.max", "max\n")
         write(tmp_path, V2 + "pod/memory.max", "1000\n")
         write(tmp_path, V2 + "pod/memory.current", "700\n")
-        write(tmp_path, V2 + "pod/memory.stat", "anon 500\ninactive_file 150\n")
+        write(tmp_path, V2 + "pod/memory.stat", "anon 500\ninactive_file 150\nactive_file 50\n")
 
         assert circumstances.memory_limit_bytes(tmp_path) == 1000
-        assert circumstances.memory_used_bytes(tmp_path) == 550
+        assert circumstances.memory_used_bytes(tmp_path) == 500
 
     def test_version_1(self, tmp_path):
         write(tmp_path, "proc/self/cgroup", "4:memory:/job\n")
         write(tmp_path, V2 + "memory/job/memory.limit_in_bytes", "1000\n")
         write(tmp_path, V2 + "memory/job/memory.usage_in_bytes", "700\n")
-        write(tmp_path, V2 + "memory/job/memory.stat", "inactive_file 1\ntotal_inactive_file 100\n")
+        write(
+            tmp_path, V2 + "memory/job/memory.stat", "inactive_file 1\ntotal_inactive_file 100\ntotal_active_file 50\n"
+        )
         write(tmp_path, V2 + "memory/memory.limit_in_bytes", "9223372036854771712\n")
 
         assert circumstances.memory_limit_bytes(tmp_path) == 1000
-        assert circumstances.memory_used_bytes(tmp_path) == 600
+        assert circumstances.memory_used_bytes(tmp_path) == 550
+
+    def test_a_container_sees_its_own_cgroup_as_the_root(self, tmp_path):
+        """Of version 2, as Kubernetes makes them."""
+        a_cgroup_v2(tmp_path, "/")
+        write(tmp_path, V2 + "memory.max", "1000\n")
+        write(tmp_path, V2 + "memory.current", "700\n")
+
+        assert circumstances.memory_limit_bytes(tmp_path) == 1000
+        assert circumstances.memory_used_bytes(tmp_path) == 700
+
+    def test_a_container_of_version_1_is_told_its_path_on_the_host_and_finds_its_own_cgroup(self, tmp_path):
+        own = "/kubepods/burstable/pod1/abc"
+        write(tmp_path, "proc/self/cgroup", f"5:memory:{own}\n4:cpu,cpuacct:{own}\n0::{own}\n")
+        write(tmp_path, V2 + "memory/memory.limit_in_bytes", "1000\n")
+        write(tmp_path, V2 + "memory/memory.usage_in_bytes", "700\n")
+        write(tmp_path, V2 + "cpu/cpu.cfs_quota_us", "200000\n")
+        write(tmp_path, V2 + "cpu/cpu.cfs_period_us", "100000\n")
+
+        assert circumstances.memory_limit_bytes(tmp_path) == 1000
+        assert circumstances.memory_used_bytes(tmp_path) == 700
+        assert circumstances.quota_milli_cpus(tmp_path) == 2000
 
     def test_without_a_limit_there_is_none(self, tmp_path):
         a_cgroup_v2(tmp_path)

@@ -5,7 +5,6 @@ import pytest
 from inferbench_runner import memory
 from inferbench_runner.memory import MEBIBYTE, Usage
 
-PAGE = 4096
 GIBIBYTE = 1024 * MEBIBYTE
 
 
@@ -14,7 +13,7 @@ def root(tmp_path: Path) -> Path:
     """A machine of 16 GiB with 12 left, on which process 10 holds 300 MiB, its child 200 and its grandchild 100."""
     write(tmp_path, "proc/meminfo", f"MemTotal: {16 << 20} kB\nMemFree: 1 kB\nMemAvailable: {12 << 20} kB\n")
     for pid, mebibytes, children in ((10, 300, "11"), (11, 200, "12"), (12, 100, ""), (77, 5_000, "")):
-        write(tmp_path, f"proc/{pid}/statm", f"999999999 {mebibytes * MEBIBYTE // PAGE} 1 1 0 1 0")
+        write(tmp_path, f"proc/{pid}/status", status(mebibytes))
         write(tmp_path, f"proc/{pid}/task/{pid}/children", children)
     return tmp_path
 
@@ -25,13 +24,19 @@ def write(root: Path, path: str, text: object) -> None:
     target.write_text(str(text))
 
 
+def status(mebibytes: int, shared: int = 0) -> str:
+    """What /proc tells of a process that holds so much, and has a gigabyte of libraries and models mapped."""
+    resident = {"VmRSS": mebibytes + shared + 1024, "RssAnon": mebibytes, "RssFile": 1024, "RssShmem": shared}
+    return "".join(f"{name}:\t{size << 10} kB\n" for name, size in resident.items())
+
+
 def a_cgroup(root: Path, limit: int, used: int, droppable: int = 0) -> None:
     write(root, "proc/self/cgroup", "0::/\n")
     for name, text in (
         ("cgroup.controllers", "memory\n"),
         ("memory.max", limit),
         ("memory.current", used),
-        ("memory.stat", f"anon 1\ninactive_file {droppable}\n"),
+        ("memory.stat", f"anon 1\ninactive_file {droppable}\nactive_file 0\n"),
     ):
         write(root, f"sys/fs/cgroup/{name}", text)
 
@@ -47,6 +52,17 @@ class TestUsage:
         write(root, "proc/12/task/99/children", "77")
 
         assert memory.usage(10, {}, root).taken == 5_600 * MEBIBYTE
+
+    def test_shared_memory_counts_and_files_that_are_mapped_do_not(self, root):
+        """The kernel drops pages of files before it kills anybody; those of shared memory it cannot drop."""
+        write(root, "proc/10/status", status(300, shared=50))
+
+        assert memory.usage(10, {}, root).taken == 650 * MEBIBYTE
+
+    def test_where_only_the_sum_is_told_it_counts(self, root):
+        write(root, "proc/12/status", f"VmRSS:\t{100 << 10} kB\n")
+
+        assert memory.usage(10, {}, root).taken == 600 * MEBIBYTE
 
     def test_in_a_container_its_limit_counts_and_what_it_holds_beside_files_that_can_be_dropped(self, root):
         a_cgroup(root, limit=2 * GIBIBYTE, used=1_500 * MEBIBYTE, droppable=500 * MEBIBYTE)

@@ -65,6 +65,18 @@ def test_a_quiet_gpu_casts_no_doubt(watch):
         assert around(watcher).doubts == ()
 
 
+def test_who_looks_on_sees_each_reading_of_a_cell_and_no_other(tmp_path):
+    """It is shown what is read anyway: nothing is asked of the GPU for the sake of who looks on."""
+    seen = []
+    monitor = gpu.open_monitor(UUID, FakeNvml(celsius=50), clock=lambda: 5)
+    with Watcher(monitor, Probes(100, 100), tmp_path, sleep=lambda _: None, see=seen.append) as watcher:
+        before = list(seen)
+        around(watcher)
+
+    assert before == []
+    assert {reading.temperature_celsius for reading in seen} == {50}
+
+
 def test_the_anchor_runs_once_between_two_cells_and_never_beside_one(watch):
     probes = Probes(100, 100, 100)
 
