@@ -1,0 +1,177 @@
+"""The operator as a whole: settings in, until somebody stops it.
+
+It lists everything once before it decides anything, so that no decision is made of half of what there is; then kopf
+watches, the workers look, and now and then everything is listed again, for what a watch may have missed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import kopf
+
+from inferbench_contract import __version__
+from inferbench_operator import handlers, health, kube, logs, server
+from inferbench_operator.cache import Cache
+from inferbench_operator.controller import Controller
+from inferbench_operator.health import Health, WatchAges
+from inferbench_operator.kube import Api, ApiError, Json
+from inferbench_operator.metrics import Metrics
+from inferbench_operator.observed import Key
+from inferbench_operator.results_page import ResultsPage
+from inferbench_operator.settings import Settings
+from inferbench_operator.workqueue import Queue
+
+log = logging.getLogger(__name__)
+
+LIST_AGAIN_SECONDS = 2.0
+"""Between two tries at the first list: the definition may be installed a little after the operator."""
+
+
+@dataclass
+class Parts:
+    """What belongs together in one operator."""
+
+    settings: Settings
+    api: Api
+    metrics: Metrics
+    page: ResultsPage
+    queue: Queue[Key]
+    cache: Cache
+    watches: WatchAges
+    filled: asyncio.Event
+    """Set once everything was listed."""
+
+
+async def run(settings: Settings) -> None:
+    """Serve until somebody asks to stop. Raises EnvironmentFault without a cluster, OSError without the port."""
+    asyncio.get_running_loop().set_exception_handler(logs.log_loop_error)
+    log.info("inferbench-operator %s", __version__)
+    for line in settings.as_lines():
+        log.info("%s", line)
+    parts = await _parts(settings)
+    controller = Controller(parts.api, parts.cache, parts.queue, settings, parts.metrics, parts.page)
+    workers = [asyncio.create_task(_worker(parts, controller), name=f"worker-{n}") for n in range(settings.workers)]
+    served = await server.serve(settings, parts.metrics, parts.page, _health(parts, workers))
+    async with _in_the_background(_relist_for_ever(parts), parts.metrics.watch_lag()):
+        try:
+            await _watch(parts)
+        finally:
+            parts.queue.close()
+            for worker in workers:
+                worker.cancel()
+            await asyncio.gather(*workers, return_exceptions=True)
+            await served.cleanup()
+            await parts.api.close()
+
+
+async def _parts(settings: Settings) -> Parts:
+    metrics = Metrics()
+    page = ResultsPage(settings.results_detail, settings.max_result_series)
+    queue: Queue[Key] = Queue()
+    parts = Parts(
+        settings,
+        await kube.connect(settings, metrics.count_request),
+        metrics,
+        page,
+        queue,
+        Cache(),
+        WatchAges(handlers.WATCHED),
+        asyncio.Event(),
+    )
+    metrics.follow_queue(queue)
+    metrics.follow_page(page)
+    ages = parts.watches.seconds
+    metrics.follow("watch_age_seconds", "Time since a watch last gave a sign of life.", "resource", ages)
+    metrics.follow("benchmarks", "Benchmarks in the cluster by state.", "state", parts.cache.count_benchmarks)
+    metrics.follow("jobs", "Jobs of benchmarks by state.", "state", parts.cache.count_jobs)
+    return parts
+
+
+def _health(parts: Parts, workers: list[asyncio.Task[None]]) -> Health:
+    def is_filled() -> str | None:
+        return None if parts.filled.is_set() else "The cluster has not been listed yet."
+
+    alive = {
+        "workers": health.workers_alive(workers),
+        "queue": health.not_stuck(parts.queue),
+        "watches": health.watches_alive(parts.watches),
+        "loop": health.loop_in_time(parts.metrics),
+    }
+    return Health(alive, {"caches": is_filled})
+
+
+async def _worker(parts: Parts, controller: Controller) -> None:
+    """Wait until the cache is filled, then work."""
+    await parts.filled.wait()
+    await controller.work()
+
+
+async def _relist_for_ever(parts: Parts) -> None:
+    """List everything, first until it works, then every few minutes."""
+    while True:
+        try:
+            await _relist(parts)
+        except ApiError as error:
+            log.warning("The cluster cannot be listed: %s. %s", error, _advice(error))
+            await asyncio.sleep(LIST_AGAIN_SECONDS)
+        else:
+            await asyncio.sleep(parts.settings.resync_seconds)
+
+
+async def _relist(parts: Parts) -> None:
+    """List benchmarks, Jobs and pods, the owners last, so that nothing seems to be an orphan; then look at all."""
+    pods = await _list(parts, kube.pods, labelSelector=handlers.SELECTOR)
+    jobs = await _list(parts, kube.jobs, labelSelector=handlers.SELECTOR)
+    benchmarks = await _list(parts, kube.benchmarks)
+    changed = parts.cache.renew(benchmarks, jobs, pods)
+    if not parts.filled.is_set():
+        changed |= parts.cache.benchmarks.keys()  # the finished ones too, to be shown on /results
+        log.info("%d benchmarks, %d Jobs, %d pods", len(benchmarks), len(jobs), len(pods))
+    for key in sorted(changed, key=parts.cache.is_finished):  # those that wait for something go first
+        parts.queue.add(key)
+    parts.filled.set()
+
+
+async def _list(parts: Parts, path: Callable[[str | None], str], **query: str) -> list[Json]:
+    found: list[Json] = []
+    for namespace in parts.settings.watch_namespaces or (None,):
+        found += (await parts.api.list(path(namespace), resourceVersion="0", **query))["items"]
+    return found
+
+
+def _advice(error: ApiError) -> str:
+    if error.is_not_found:
+        return "The definition is not installed: kubectl apply --server-side -f crds/."
+    return "The service account lacks a right: see charts/inferbench." if error.is_forbidden else "It is tried again."
+
+
+async def _watch(parts: Parts) -> None:
+    """Let kopf watch until it is told to stop; a watch that dies ends it with an error, and the pod starts again."""
+    heard, counted = parts.watches.heard, parts.metrics.count_request
+
+    async def login() -> kopf.AiohttpSession:
+        return kube.watching_session(await kube.configure(), counted, heard)
+
+    await kopf.operator(
+        registry=handlers.registry(parts.cache, parts.queue, heard, login),
+        settings=handlers.settings(),
+        standalone=True,
+        clusterwide=not parts.settings.watch_namespaces,
+        namespaces=parts.settings.watch_namespaces,
+    )
+
+
+@asynccontextmanager
+async def _in_the_background(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

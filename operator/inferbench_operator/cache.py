@@ -1,0 +1,193 @@
+"""What the watches have told so far: slim copies of benchmarks, Jobs and pods, by the benchmark that they belong to.
+
+Each `heard_` method takes one event of a watch and returns the benchmark that has to be looked at, or None where the
+event changes nothing that a decision depends on: most events of a pod are of that kind.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from inferbench_operator import observed as observing
+from inferbench_operator.observed import JobEnd, Json, Key, SeenBenchmark, SeenJob, SeenPod
+
+log = logging.getLogger(__name__)
+
+DELETED = "DELETED"
+
+
+@dataclass
+class Family:
+    """A benchmark's Jobs and pods, by uid."""
+
+    jobs: dict[str, SeenJob] = field(default_factory=dict)
+    pods: dict[str, SeenPod] = field(default_factory=dict)
+
+
+class Cache:
+    """Everything of ours in the cluster, as last heard."""
+
+    def __init__(self) -> None:
+        """Start knowing nothing."""
+        self.benchmarks: dict[Key, SeenBenchmark] = {}
+        self._families: dict[Key, Family] = {}
+
+    def jobs(self, benchmark: SeenBenchmark) -> tuple[SeenJob, ...]:
+        """Return a benchmark's Jobs, ascending by stage, also those that were deleted while it ran."""
+        owned = (job for job in self._family(benchmark.key).jobs.values() if job.owner_uid == benchmark.uid)
+        return tuple(sorted(owned, key=lambda job: (job.stage, job.created)))
+
+    def pods(self, benchmark: SeenBenchmark) -> tuple[SeenPod, ...]:
+        """Return the pods of a benchmark's Jobs, the oldest first. A pod that no Job of it made is somebody else's."""
+        family = self._family(benchmark.key)
+        ours = {uid for uid, job in family.jobs.items() if job.owner_uid == benchmark.uid}
+        pods = (pod for pod in family.pods.values() if pod.job_uid in ours)
+        return tuple(sorted(pods, key=lambda pod: (pod.created, pod.name)))
+
+    def heard_benchmark(self, kind: str | None, raw: Json) -> Key | None:
+        """Hear of an InferenceBenchmark."""
+        seen = observing.benchmark(raw)
+        if kind == DELETED:
+            self._forget(seen)
+            return seen.key
+        before = self.benchmarks.get(seen.key)
+        if before is not None and before.uid == seen.uid and _is_older(seen, before):
+            return None
+        self.keep(seen)
+        return None if self.benchmarks[seen.key] == before else seen.key
+
+    def heard_job(self, kind: str | None, raw: Json) -> Key | None:
+        """Hear of a Job."""
+        key, job = observing.benchmark_of(raw), _read(observing.job, raw)
+        if key is None or job is None:
+            return None
+        family = self._family_for(key)
+        before = family.jobs.get(job.uid)
+        if kind == DELETED and self.is_finished(key):
+            family.jobs.pop(job.uid, None)
+            return None
+        family.jobs[job.uid] = replace(job, is_gone=True) if kind == DELETED else job
+        return None if family.jobs[job.uid] == before else key
+
+    def heard_pod(self, kind: str | None, raw: Json) -> Key | None:
+        """Hear of a pod. One that ended stays known when it is deleted: its message may be nowhere else."""
+        key, pod = observing.benchmark_of(raw), _read(observing.pod, raw)
+        if key is None or pod is None or self.is_finished(key):
+            return None
+        family = self._family_for(key)
+        before = family.pods.get(pod.uid)
+        if kind == DELETED and not pod.has_ended:
+            family.pods.pop(pod.uid, None)
+            return key if before is not None else None
+        family.pods[pod.uid] = pod
+        return key if _matters(before, pod) else None
+
+    def keep(self, seen: SeenBenchmark) -> None:
+        """Keep a benchmark as it is now; of a finished one little is kept."""
+        if seen.is_finished:
+            seen = replace(seen, status={key: seen.status[key] for key in KEPT_WHEN_FINISHED if key in seen.status})
+            self._family(seen.key).pods.clear()
+        self.benchmarks[seen.key] = seen
+
+    def keep_job(self, key: Key, job: SeenJob) -> None:
+        """Keep a Job that was just made, before the watch tells of it."""
+        self._family_for(key).jobs[job.uid] = job
+
+    def renew(self, benchmarks: Iterable[Json], jobs: Iterable[Json], pods: Iterable[Json]) -> set[Key]:
+        """Take a list of everything for truth, and return the benchmarks that it changes or that still run."""
+        listed = [observing.benchmark(raw) for raw in benchmarks]
+        gone = [seen for key, seen in self.benchmarks.items() if key not in {each.key for each in listed}]
+        changed = {seen.key for seen in gone}
+        for seen in gone:
+            self._forget(seen)
+        for seen in listed:
+            self.keep(seen)
+            if not seen.is_finished:
+                changed.add(seen.key)
+        changed |= self._renewed_jobs(list(jobs))
+        changed |= {key for raw in pods if (key := self.heard_pod(None, raw)) is not None}
+        return changed
+
+    def _renewed_jobs(self, jobs: list[Json]) -> set[Key]:
+        """Take Jobs that are not listed for deleted."""
+        present = {raw["metadata"]["uid"] for raw in jobs}
+        changed = {key for raw in jobs if (key := self.heard_job(None, raw)) is not None}
+        for key, family in self._families.items():
+            for uid, job in tuple(family.jobs.items()):
+                if uid not in present and self.is_finished(key):
+                    del family.jobs[uid]
+                elif uid not in present and not job.is_gone:
+                    family.jobs[uid] = replace(job, is_gone=True)
+                    changed.add(key)
+        return changed
+
+    def _family(self, key: Key) -> Family:
+        return self._families.get(key) or Family()
+
+    def _family_for(self, key: Key) -> Family:
+        return self._families.setdefault(key, Family())
+
+    def is_finished(self, key: Key) -> bool:
+        """Tell whether a benchmark has ended; one that is not known has not."""
+        seen = self.benchmarks.get(key)
+        return seen is not None and seen.is_finished
+
+    def count_benchmarks(self) -> dict[str, float]:
+        """Count benchmarks by where they stand."""
+        counts = Counter(_state(seen) for seen in self.benchmarks.values())
+        return {state: counts[state] for state in STATES}
+
+    def count_jobs(self) -> dict[str, float]:
+        """Count Jobs by where they stand."""
+        jobs = (job for family in self._families.values() for job in family.jobs.values())
+        counts = Counter(str(job.end or ("Suspended" if job.is_suspended else "Running")) for job in jobs)
+        return {state: counts[state] for state in ("Running", "Suspended", *JobEnd)}
+
+    def _forget(self, seen: SeenBenchmark) -> None:
+        """Forget a benchmark; one of the same name that was made since then stays."""
+        present = self.benchmarks.get(seen.key)
+        if present is None or present.uid == seen.uid:
+            self.benchmarks.pop(seen.key, None)
+            self._families.pop(seen.key, None)
+
+
+STATES = ("New", "Running", "Waiting", "Succeeded", "Failed")
+
+
+def _state(seen: SeenBenchmark) -> str:
+    if seen.is_finished:
+        return "Succeeded" if observing.condition_status(seen.status, "Succeeded") == "True" else "Failed"
+    if not seen.status:
+        return "New"
+    return "Running" if observing.condition_status(seen.status, "Running") == "True" else "Waiting"
+
+
+KEPT_WHEN_FINISHED = ("conditions", "observedGeneration", "startTime", "completionTime", "plan", "stages", "shards")
+"""The summary of 7 kB is not among them: it is read again where it is shown."""
+
+
+def _matters(before: SeenPod | None, now: SeenPod) -> bool:
+    """Tell whether a decision may depend on what is new about a pod: its end, and what keeps it from starting."""
+    if before is None:
+        return now.has_ended or now.trouble is not None
+    return (before.has_ended, before.message, before.trouble) != (now.has_ended, now.message, now.trouble)
+
+
+def _is_older(one: SeenBenchmark, other: SeenBenchmark) -> bool:
+    """Compare versions of one object; since Kubernetes 1.35 they are promised to be numbers that grow."""
+    versions = (one.resource_version, other.resource_version)
+    return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])
+
+
+def _read(reader: Callable[[Json], Any], raw: Mapping[str, Any]) -> Any:
+    """Read an object that carries our label; somebody else's may, too."""
+    try:
+        return reader(raw)
+    except (KeyError, TypeError, ValueError) as error:
+        name = f"{raw['metadata'].get('namespace')}/{raw['metadata'].get('name')}"
+        log.warning("%s has our label and is not ours: %r. It is passed over.", name, error)
+        return None

@@ -1,0 +1,53 @@
+"""The events of a benchmark: a handful of sentences, each with a name that follows from what it says.
+
+A name that is taken means that the event was posted already, by this operator or by one that died.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import datetime
+from enum import StrEnum
+
+from inferbench_contract.result import cut_in_the_middle
+from inferbench_operator import jobs
+from inferbench_operator import observed as observing
+from inferbench_operator.observed import SeenBenchmark
+from inferbench_operator.pods import Manifest
+
+MAX_MESSAGE_CHARS = 1_000
+"""The API server refuses more than 1,024 (kubernetes/pkg/apis/core/validation: events)."""
+
+COMPONENT = "inferbench-operator"
+
+
+class EventType(StrEnum):
+    """How bad it is."""
+
+    NORMAL = "Normal"
+    WARNING = "Warning"
+
+
+def event(benchmark: SeenBenchmark, kind: EventType, reason: str, message: str, now: datetime) -> Manifest:
+    """Return an event about a benchmark. The same reason and message give the same name."""
+    digest = hashlib.sha256(f"{benchmark.uid} {reason} {message}".encode()).hexdigest()[:16]
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{benchmark.key.name}.{digest}", "namespace": benchmark.key.namespace},
+        "involvedObject": {
+            "apiVersion": jobs.API_VERSION,
+            "kind": jobs.KIND,
+            "name": benchmark.key.name,
+            "namespace": benchmark.key.namespace,
+            "uid": benchmark.uid,
+        },
+        "type": str(kind),
+        "reason": reason,
+        "message": cut_in_the_middle(message, MAX_MESSAGE_CHARS),
+        "source": {"component": COMPONENT},
+        "reportingComponent": COMPONENT,
+        "firstTimestamp": observing.written(now),
+        "lastTimestamp": observing.written(now),
+        "count": 1,
+    }

@@ -1,0 +1,109 @@
+"""Whether the operator does its work: /healthz asks what a restart would mend, /readyz besides whether it has begun.
+
+A probe is a question with a short answer: None, or the sentence that says what is wrong.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Mapping
+from typing import Any
+
+from inferbench_operator.kube import WATCH_SECONDS
+from inferbench_operator.metrics import Metrics
+from inferbench_operator.workqueue import Clock, Queue
+
+Probe = Callable[[], str | None]
+
+STUCK_SECONDS = 300.0
+"""Of one look at a benchmark. A read that an API server leaves without an answer takes 122 s before it is given up
+(`kube.TIMEOUT_SECONDS`, four times), and a restart would not mend that server."""
+
+MAX_WATCH_AGE_SECONDS = 2 * WATCH_SECONDS + 60.0
+"""A live watch is opened again every `WATCH_SECONDS`; once that failed for a minute (kopf's own patience) twice."""
+
+MAX_LAG_SECONDS = 5.0
+"""A loop that is this late answers no probe in time either; usually something computes where it should not."""
+
+
+class WatchAges:
+    """When each watch last gave a sign of life: it was opened, or brought an event."""
+
+    def __init__(self, resources: Iterable[str], clock: Clock | None = None) -> None:
+        """Take the watches that there should be, as if all had just been opened. Made inside the running loop."""
+        self._clock = clock or asyncio.get_running_loop().time
+        self._heard = dict.fromkeys(resources, self._clock())
+
+    def heard(self, resource: str) -> None:
+        """Note a sign of life; this is what `kube.watching_session` wants for `on_watch`."""
+        if resource in self._heard:
+            self._heard[resource] = self._clock()
+
+    def seconds(self) -> dict[str, float]:
+        """Return the age of each watch's last sign of life."""
+        now = self._clock()
+        return {resource: now - heard for resource, heard in self._heard.items()}
+
+
+class Health:
+    """The answers to /healthz and /readyz, from named probes."""
+
+    def __init__(self, alive: Mapping[str, Probe], ready: Mapping[str, Probe]) -> None:
+        """Take the probes of /healthz, and those that /readyz asks besides."""
+        self._alive = dict(alive)
+        self._ready = {**alive, **ready}
+
+    def why_not_alive(self) -> tuple[str, ...]:
+        """Say what a restart would mend; nothing when all is well."""
+        return _asked(self._alive)
+
+    def why_not_ready(self) -> tuple[str, ...]:
+        """Say why it does not do its work (yet); nothing when it does."""
+        return _asked(self._ready)
+
+
+def workers_alive(workers: Collection[asyncio.Task[object]]) -> Probe:
+    """Ask whether every worker is still there: they end with the operator only."""
+
+    def probe() -> str | None:
+        ended = sum(worker.done() for worker in workers)
+        return f"{ended} of {len(workers)} workers have ended." if ended else None
+
+    return probe
+
+
+def not_stuck(queue: Queue[Any], most_seconds: float = STUCK_SECONDS) -> Probe:
+    """Ask whether some look at a benchmark does not end."""
+
+    def probe() -> str | None:
+        if (seconds := queue.busy_seconds) <= most_seconds:
+            return None
+        return f"A look at a benchmark has lasted {seconds:.0f} s; expected at most {most_seconds:.0f} s."
+
+    return probe
+
+
+def watches_alive(watches: WatchAges, most_seconds: float = MAX_WATCH_AGE_SECONDS) -> Probe:
+    """Ask whether every watch still gives signs of life."""
+
+    def probe() -> str | None:
+        old = {resource: seconds for resource, seconds in watches.seconds().items() if seconds > most_seconds}
+        told = " and ".join(f"of {resource} was last heard {seconds:.0f} s ago" for resource, seconds in old.items())
+        return f"The watch {told}; expected at most {most_seconds:.0f} s." if old else None
+
+    return probe
+
+
+def loop_in_time(metrics: Metrics, most_seconds: float = MAX_LAG_SECONDS) -> Probe:
+    """Ask whether the event loop does what it is to do when it is to do it."""
+
+    def probe() -> str | None:
+        if (seconds := metrics.last_lag_seconds) <= most_seconds:
+            return None
+        return f"The event loop was {seconds:.1f} s late; expected at most {most_seconds:.0f} s."
+
+    return probe
+
+
+def _asked(probes: Mapping[str, Probe]) -> tuple[str, ...]:
+    return tuple(f"{name}: {answer}" for name, probe in probes.items() if (answer := probe()) is not None)

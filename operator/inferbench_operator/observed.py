@@ -1,0 +1,356 @@
+"""What the cluster shows, as types: benchmarks, Jobs and pods, each reduced to what a decision needs.
+
+The API server's JSON is read here and nowhere else. Pods are not trusted: of their message only the bytes are taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+from inferbench_contract.plan import Plan
+from inferbench_contract.ranges import parse_sweeps
+from inferbench_contract.result import MAX_BYTES, SweepResult
+from inferbench_contract.spec import InferenceBenchmark
+
+Json = Mapping[str, Any]
+
+BENCHMARK_LABEL = "inferbench.dev/benchmark"
+STAGE_LABEL = "inferbench.dev/stage"
+MANAGED_BY = ("app.kubernetes.io/managed-by", "inferbench-operator")
+QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
+JOB_LABEL = "batch.kubernetes.io/job-name"
+INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
+
+RUNNER = "runner"
+"""The container that measures; others in the pod are the user's."""
+
+PLAN_VARIABLE = "INFERBENCH_PLAN"
+PLAN_FILE_VARIABLE = "INFERBENCH_PLAN_FILE"
+SWEEPS_VARIABLE = "INFERBENCH_SWEEPS"
+
+
+class Key(NamedTuple):
+    """A benchmark's place in the cluster."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        """Write it as kubectl does."""
+        return f"{self.namespace}/{self.name}"
+
+
+@dataclass(frozen=True)
+class SeenBenchmark:
+    """The resource as it is stored. Ten thousand of them are kept, so the content is text and not a tree."""
+
+    key: Key
+    uid: str
+    generation: int
+    is_deleting: bool
+    content: str
+    """What its author wrote, as JSON."""
+    status: Json
+    """What the operator wrote last; of a finished benchmark only what may still be needed."""
+    resource_version: str = field(default="", compare=False)
+
+    @property
+    def is_finished(self) -> bool:
+        """Tell whether the operator has said its last word."""
+        return condition_status(self.status, "Finished") == "True"
+
+
+class JobEnd(StrEnum):
+    """How a Job ended."""
+
+    COMPLETE = "Complete"
+    FAILED = "Failed"
+
+
+@dataclass(frozen=True, slots=True)
+class SeenJob:
+    """One stage, as the Job controller tells it. Places are completion indexes, counted in `sweeps`."""
+
+    name: str
+    uid: str
+    owner_uid: str
+    stage: int
+    created: datetime
+    plan: str | None
+    """The plan's JSON; None where a ConfigMap carries it."""
+    sweeps: tuple[int, ...] | None
+    """The sweeps of a later stage; None in stage 0, which holds all."""
+    completions: int
+    parallelism: int
+    is_suspended: bool
+    is_queued: bool
+    """Whether Kueue decides when it runs."""
+    end: JobEnd | None
+    end_reason: str
+    end_message: str
+    ended: datetime | None
+    failed_places: frozenset[int]
+    ttl_seconds: int | None
+    is_gone: bool = False
+    """Whether somebody deleted it, or is about to."""
+
+    @property
+    def is_over(self) -> bool:
+        """Tell whether none of its pods will run again."""
+        return self.end is not None or self.is_gone
+
+    def sweep(self, place: int) -> int:
+        """Return the sweep of a completion index."""
+        return place if self.sweeps is None else self.sweeps[place]
+
+    @property
+    def all_sweeps(self) -> tuple[int, ...]:
+        """All sweeps that it was made for."""
+        return tuple(range(self.completions)) if self.sweeps is None else self.sweeps
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Why a pod does not start, in Kubernetes' words."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SeenPod:
+    """One attempt at a sweep."""
+
+    name: str
+    uid: str
+    job: str
+    job_uid: str
+    place: int
+    created: datetime
+    phase: str
+    pod_reason: str
+    """The pod's own reason: Evicted, DeadlineExceeded; mostly empty."""
+    exit_code: int | None
+    exit_reason: str
+    """The container's: Completed, Error, OOMKilled."""
+    message: bytes
+    finished: datetime | None
+    trouble: Trouble | None
+    is_deleting: bool
+    node: str = ""
+
+    @property
+    def has_ended(self) -> bool:
+        """Tell whether nothing more will come of it."""
+        return self.phase in {"Succeeded", "Failed"}
+
+    @property
+    def was_out_of_memory(self) -> bool:
+        """Tell whether the kernel killed the whole container for want of memory."""
+        return self.exit_reason == "OOMKilled"
+
+    @property
+    def was_out_of_time(self) -> bool:
+        """Tell whether the pod's own deadline ended it."""
+        return self.pod_reason == "DeadlineExceeded"
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A pod that ended, and what could be read of the result that it handed over."""
+
+    pod: SeenPod
+    sweep: int
+    result: SweepResult | None
+    problem: str
+    """Why its message, or a part of it, was left out; empty when all of it was read."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Results that are safe in a ConfigMap."""
+
+    name: str
+    sha256: str
+    results: tuple[SweepResult, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """What the API server answered when something was to be created: why nothing runs."""
+
+    reason: str
+    message: str
+    is_final: bool
+    """Whether trying again can never help: the object itself is wrong."""
+
+
+@dataclass(frozen=True)
+class Observed:
+    """All that one decision is made of."""
+
+    benchmark: SeenBenchmark
+    wanted: InferenceBenchmark | None = None
+    """The resource, read; None where it is wrong."""
+    mistakes: tuple[str, ...] = ()
+    """What is wrong with it."""
+    plan: Plan | None = None
+    """The plan that runs: the Job's own, else the one that this operator makes of the spec; None of a wrong spec."""
+    jobs: tuple[SeenJob, ...] = ()
+    """All stages, ascending, also those that somebody deleted while the benchmark ran."""
+    pods: tuple[SeenPod, ...] = ()
+    """Pods that may still do something."""
+    attempts: tuple[Attempt, ...] = ()
+    """What became of the pods that ended, in the order of their creation."""
+    shards: tuple[Shard, ...] = ()
+    refusal: Refusal | None = None
+    pod_refusals: Mapping[str, Trouble] = field(default_factory=dict)
+    """By Job name: why its pods were not even created (quota, LimitRange, Pod Security)."""
+    missing_shards: tuple[str, ...] = ()
+    """Shards that the status names and the cluster no longer has."""
+
+
+def benchmark(raw: Json) -> SeenBenchmark:
+    """Read an InferenceBenchmark."""
+    metadata = raw["metadata"]
+    name = {"name": metadata["name"], "namespace": metadata["namespace"]}
+    content = {"apiVersion": raw.get("apiVersion"), "kind": raw.get("kind"), "metadata": name, "spec": raw.get("spec")}
+    return SeenBenchmark(
+        key=Key(metadata["namespace"], metadata["name"]),
+        uid=metadata["uid"],
+        generation=int(metadata.get("generation", 0)),
+        is_deleting="deletionTimestamp" in metadata,
+        content=json.dumps(content, separators=(",", ":")),
+        status=raw.get("status") or {},
+        resource_version=metadata.get("resourceVersion", ""),
+    )
+
+
+def job(raw: Json) -> SeenJob:
+    """Read a Job that the operator made. Raises KeyError, ValueError where it is none of ours after all."""
+    metadata, spec, status = raw["metadata"], raw["spec"], raw.get("status") or {}
+    environment = _environment(spec["template"]["spec"])
+    end, condition = _end(status)
+    return SeenJob(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        owner_uid=_owner_uid(metadata),
+        stage=int(metadata["labels"][STAGE_LABEL]),
+        created=time(metadata["creationTimestamp"]),
+        plan=environment.get(PLAN_VARIABLE),
+        sweeps=parse_sweeps(environment[SWEEPS_VARIABLE]) if SWEEPS_VARIABLE in environment else None,
+        completions=int(spec["completions"]),
+        parallelism=int(spec["parallelism"]),
+        is_suspended=bool(spec.get("suspend")),
+        is_queued=QUEUE_LABEL in metadata["labels"],
+        end=end,
+        end_reason=condition.get("reason", ""),
+        end_message=condition.get("message", ""),
+        ended=_time_or_none(condition.get("lastTransitionTime")),
+        failed_places=_places(status.get("failedIndexes")),
+        ttl_seconds=spec.get("ttlSecondsAfterFinished"),
+        is_gone="deletionTimestamp" in metadata,
+    )
+
+
+def pod(raw: Json) -> SeenPod:
+    """Read a runner pod. Raises KeyError, ValueError where it belongs to no Job of ours."""
+    metadata, status = raw["metadata"], raw.get("status") or {}
+    container = _runner(status.get("containerStatuses") or ())
+    ended = (container.get("state") or {}).get("terminated") or {}
+    return SeenPod(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        job=metadata["labels"][JOB_LABEL],
+        job_uid=_owner_uid(metadata),
+        place=int(metadata["labels"].get(INDEX_LABEL) or metadata["annotations"][INDEX_LABEL]),
+        created=time(metadata["creationTimestamp"]),
+        phase=status.get("phase", "Pending"),
+        pod_reason=status.get("reason") or "",
+        exit_code=ended.get("exitCode"),
+        exit_reason=ended.get("reason") or "",
+        message=(ended.get("message") or "").encode()[: MAX_BYTES + 1],
+        finished=_time_or_none(ended.get("finishedAt")),
+        trouble=_trouble(status, container),
+        is_deleting="deletionTimestamp" in metadata,
+        node=(raw.get("spec") or {}).get("nodeName") or "",
+    )
+
+
+def benchmark_of(raw: Json) -> Key | None:
+    """Return the benchmark that a Job or pod says it belongs to."""
+    name = (raw["metadata"].get("labels") or {}).get(BENCHMARK_LABEL)
+    return None if name is None else Key(raw["metadata"]["namespace"], name)
+
+
+def condition(status: Json, kind: str) -> Json:
+    """Return a condition of a status; empty when there is none."""
+    return next((each for each in status.get("conditions") or () if each.get("type") == kind), {})
+
+
+def condition_status(status: Json, kind: str) -> str:
+    """Return True, False or Unknown, also where the condition is not there."""
+    return str(condition(status, kind).get("status", "Unknown"))
+
+
+def time(text: str) -> datetime:
+    """Read a time as Kubernetes writes it."""
+    return datetime.fromisoformat(text)
+
+
+def written(moment: datetime) -> str:
+    """Write a time as Kubernetes does: whole seconds in UTC."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _places(text: str | None) -> frozenset[int]:
+    """Read completion indexes as the Job controller writes them; it writes them as a plan's sweeps are written."""
+    return frozenset(parse_sweeps(text)) if text else frozenset()
+
+
+def _time_or_none(text: str | None) -> datetime | None:
+    return time(text) if text else None
+
+
+def _owner_uid(metadata: Json) -> str:
+    owners = (owner for owner in metadata.get("ownerReferences") or () if owner.get("controller"))
+    return next((str(owner.get("uid", "")) for owner in owners), "")
+
+
+def _environment(pod_spec: Json) -> Mapping[str, str]:
+    runner = _runner(pod_spec.get("containers") or ())
+    return {entry["name"]: entry["value"] for entry in runner.get("env") or () if "value" in entry}
+
+
+def _runner(containers: Sequence[Json]) -> Json:
+    return next((container for container in containers if container.get("name") == RUNNER), {})
+
+
+def _end(status: Json) -> tuple[JobEnd | None, Json]:
+    for end in JobEnd:
+        found = condition(status, end)
+        if found.get("status") == "True":
+            return end, found
+    return None, {}
+
+
+HOPELESS_WAITS = frozenset({
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+    "CreateContainerConfigError", "CreateContainerError", "RunContainerError",
+})  # fmt: skip
+"""Why a container waits, other than that it is being made just now (kubernetes/pkg/kubelet: images, kuberuntime)."""
+
+
+def _trouble(status: Json, container: Json) -> Trouble | None:
+    scheduled = condition(status, "PodScheduled")
+    if scheduled.get("status") == "False" and scheduled.get("reason") == "Unschedulable":
+        return Trouble("Unschedulable", scheduled.get("message") or "")
+    waiting = (container.get("state") or {}).get("waiting") or {}
+    if waiting.get("reason") in HOPELESS_WAITS:
+        return Trouble(waiting["reason"], waiting.get("message") or "")
+    return None

@@ -1,0 +1,152 @@
+"""Where a benchmark stands: what ended it, or what keeps it from going on, told from what is observed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from inferbench_contract import sentences, summary
+from inferbench_contract.plan import Plan
+from inferbench_contract.spec import BenchmarkSpec
+from inferbench_contract.summary import Summary
+from inferbench_operator import observed as observing
+from inferbench_operator.collect import Collected
+from inferbench_operator.observed import Observed, SeenJob, SeenPod, Trouble
+
+STARTING = timedelta(seconds=2)
+"""A pod younger than this may be unschedulable for a moment only: the scheduler has not seen the last one end."""
+
+UNEXPLAINED = timedelta(seconds=10)
+"""A Job that has had no pod for this long is asked why: the Job controller needs 1 to 3 seconds between two pods."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a benchmark ended."""
+
+    has_succeeded: bool
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True)
+class Standing:
+    """All that the conditions, the status and the events are told from."""
+
+    observed: Observed
+    collected: Collected | None
+    summary: Summary | None
+    """None where nothing was summarised just now."""
+    obstacle: Trouble | None
+    """Why nothing runs, although it should."""
+    ending: Ending | None
+
+    @property
+    def plan(self) -> Plan | None:
+        """The plan that runs."""
+        return self.observed.plan
+
+    @property
+    def spec(self) -> BenchmarkSpec | None:
+        """What its author wants."""
+        return None if self.observed.wanted is None else self.observed.wanted.spec
+
+
+def open_job(observed: Observed) -> SeenJob | None:
+    """Return the stage that still runs, or waits."""
+    return next((job for job in reversed(observed.jobs) if not job.is_over), None)
+
+
+def obstacle(observed: Observed, now: datetime) -> Trouble | None:
+    """Tell why nothing runs: what the API server refused, or what the pods wait for."""
+    if observed.refusal is not None:
+        return Trouble(observed.refusal.reason, observed.refusal.message)
+    job = open_job(observed)
+    if job is None or job.is_suspended:
+        return None
+    live = [pod for pod in observed.pods if pod.job_uid == job.uid and not pod.has_ended]
+    if any(pod.phase == "Running" and pod.trouble is None for pod in live):
+        return None
+    troubled = [pod for pod in live if pod.trouble is not None and now - pod.created >= STARTING]
+    if troubled:
+        return _explained(min(troubled, key=lambda pod: pod.created))
+    return None if live else observed.pod_refusals.get(job.name)
+
+
+def is_unexplained(observed: Observed, now: datetime) -> bool:
+    """Tell whether a Job that should run has had no pod for a while."""
+    job = open_job(observed)
+    if job is None or job.is_suspended or any(pod.job_uid == job.uid for pod in observed.pods):
+        return False
+    ends = [each.pod.finished for each in observed.attempts if each.pod.finished is not None]
+    return now - max([job.created, *ends]) >= UNEXPLAINED
+
+
+def next_look(observed: Observed, now: datetime) -> timedelta | None:
+    """Tell when time alone may change what stands in the way; None: never."""
+    job = open_job(observed)
+    if job is None or job.is_suspended:
+        return None
+    young = [pod.created + STARTING - now for pod in observed.pods if pod.trouble is not None]
+    waits = [wait for wait in young if wait > timedelta(0)]
+    if not any(pod.job_uid == job.uid for pod in observed.pods):
+        waits.append(UNEXPLAINED)
+    return min(waits, default=None)
+
+
+def ending(
+    observed: Observed,
+    collected: Collected,
+    found: Summary | None,
+    blocked: Trouble | None,
+    stuck_after: timedelta,
+    now: datetime,
+) -> Ending | None:
+    """Tell what ended a benchmark; None while it goes on."""
+    if observed.refusal is not None and observed.refusal.is_final:
+        return Ending(False, observed.refusal.reason, observed.refusal.message)
+    if collected.fault is not None:
+        return Ending(False, "EnvironmentFault", f"{collected.fault} Mend the nodes, and create the benchmark anew.")
+    if found is not None and found.is_complete and observed.wanted is not None and open_job(observed) is None:
+        return _judged(found, observed.wanted.spec)
+    if blocked is not None and (since := _blocked_since(observed)) is not None and now - since >= stuck_after:
+        hours = f"{stuck_after.total_seconds() / 3600:.1f} h"
+        return Ending(False, blocked.reason, f"Nothing has run for {hours}: {blocked.message}")
+    return None
+
+
+def _judged(found: Summary, spec: BenchmarkSpec) -> Ending:
+    failed, allowed = summary.failed_cells(found, spec), spec.max_failed_cells
+    if failed > allowed:
+        first = found.document()["firstFailures"]
+        example = f" The first: {first[0]['cell']}: {first[0]['reason']}" if first else ""
+        return Ending(False, "TooManyFailedCells", f"{failed} cells failed, at most {allowed} may.{example}")
+    if not found.best:
+        return Ending(True, "NothingSupported", "No cell could be measured; the summary says why for each strategy.")
+    reason = "WithinFailureBudget" if failed else "AllCellsMeasured"
+    return Ending(True, reason, " ".join(sentences.answers(found)[:4]))
+
+
+def _blocked_since(observed: Observed) -> datetime | None:
+    running = observing.condition(observed.benchmark.status, "Running")
+    is_blocked = running.get("status") == "False" and running.get("lastTransitionTime")
+    return observing.time(running["lastTransitionTime"]) if is_blocked else None
+
+
+IMAGE_REASONS = frozenset({
+    "ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "ImageInspectError",
+})  # fmt: skip
+
+
+def _explained(pod: SeenPod) -> Trouble:
+    """Add to Kubernetes' words what to do."""
+    found = pod.trouble or Trouble("Pending", "")
+    if found.reason == "Unschedulable":
+        advice = "Add such a node, or ask for less in spec.gpu, spec.cpu or spec.podTemplate."
+        return Trouble("Unschedulable", f"No node takes pod {pod.name}: {found.message} {advice}")
+    if found.reason in IMAGE_REASONS:
+        advice = "Mend spec.image or its pull secret."
+        what = f"Pod {pod.name} cannot get its image ({found.reason}): {found.message}"
+        return Trouble("ImagePullFailed", f"{what} {advice}")
+    what = f"Pod {pod.name} cannot start ({found.reason}): {found.message}"
+    return Trouble("PodCannotStart", f"{what} Mend spec.podTemplate.")

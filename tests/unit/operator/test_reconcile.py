@@ -1,0 +1,509 @@
+"""The rule of the operator, one benchmark at a time: what is observed, and what follows."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from inferbench_contract import summary
+from inferbench_contract.words import Outcome
+from inferbench_operator.observed import Refusal, Trouble
+from inferbench_operator.reconcile import Written, decide
+from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, outcomes, seen, wanted
+from tests.results import results_for
+
+
+def test_a_new_benchmark_gets_the_job_of_its_planned_rounds():
+    world = World(wanted())
+
+    world.look()
+
+    (job,) = world.jobs.values()
+    assert (job.stage, job.completions, job.sweeps) == (0, 2, None)
+
+
+def test_a_new_benchmark_says_at_once_that_it_is_accepted_and_runs():
+    world = World(wanted())
+
+    world.look()
+
+    told = {each["type"]: (each["status"], each["reason"]) for each in world.status["conditions"]}
+    assert told == {
+        "Accepted": ("True", "Planned"),
+        "Running": ("True", "SweepsRunning"),
+        "Suspended": ("False", "NotSuspended"),
+        "HardwareUniform": ("Unknown", "NothingMeasured"),
+        "ResultsComplete": ("False", "Measuring"),
+        "ExpectationsMet": ("True", "NoneStated"),
+        "Succeeded": ("Unknown", "SweepsRunning"),
+        "Finished": ("False", "SweepsRunning"),
+    }
+
+
+def test_deciding_again_gives_nothing_to_do():
+    world = World(wanted())
+    world.look()
+
+    assert world.look().is_nothing
+
+
+def test_a_benchmark_whose_sweeps_all_end_well_has_succeeded():
+    world = World(wanted())
+
+    world.settle()
+
+    assert condition(world.status, "Succeeded")["status"] == "True"
+    assert condition(world.status, "Finished")["status"] == "True"
+    assert world.status["sweeps"] == {"planned": 2, "finished": 2}
+
+
+def test_the_summary_in_the_status_is_the_one_that_local_mode_writes():
+    world = World(wanted(backends=["torch-eager", "onnxruntime"], batch_sizes=[1, 8], measurement={"rounds": 4}))
+
+    world.settle()
+
+    results = [result for shard in world.shards.values() for result in shard.results]
+    expected = summary.summarize(world.asked, world.plan, results).document()
+    assert world.status["summary"] == {key: value for key, value in expected.items() if value is not None}
+
+
+def test_every_cell_is_in_a_shard_before_the_status_says_so():
+    world = World(wanted(batch_sizes=[1, 8]))
+
+    world.settle()
+
+    assert outcomes(world.shards.values()).keys() == {0, 1}
+    assert [shard["configMap"] for shard in world.status["shards"]] == list(world.config_maps)
+
+
+def test_jobs_may_be_collected_once_everything_is_safe():
+    world = World(wanted())
+
+    world.settle()
+
+    assert [job.ttl_seconds for job in world.jobs.values()] == [SETTINGS.job_ttl_seconds]
+
+
+def test_an_operator_that_died_after_the_last_status_still_posts_the_event_and_lets_the_job_go():
+    world = World(wanted())
+    world.settle()
+    said = dict(world.events)
+    world.events.clear()
+    world.jobs = {name: replace(job, ttl_seconds=None) for name, job in world.jobs.items()}
+
+    decision = world.look()
+
+    assert decision.status is None
+    assert world.events.keys() <= said.keys()
+    assert len(world.events) == 1
+    assert [job.ttl_seconds for job in world.jobs.values()] == [SETTINGS.job_ttl_seconds]
+
+
+def test_a_wrong_benchmark_ends_at_once_and_says_every_mistake():
+    asked = wanted()
+    observed = replace(World(asked).observed, wanted=None, plan=None, mistakes=("example: spec.backends: found x.",))
+
+    decision = decide(observed, SETTINGS, NOW, Written())
+
+    assert decision.job is None
+    assert condition(decision.status, "Accepted")["message"] == "example: spec.backends: found x."
+    assert condition(decision.status, "Succeeded") | {"lastTransitionTime": ""} == {
+        "type": "Succeeded",
+        "status": "False",
+        "reason": "InvalidSpec",
+        "message": "example: spec.backends: found x.",
+        "lastTransitionTime": "",
+        "observedGeneration": 1,
+    }
+    assert condition(decision.status, "Finished")["status"] == "True"
+
+
+def test_a_benchmark_of_which_nothing_is_supported_ends_without_a_job():
+    world = World(wanted(backends=["tensorrt"]))
+
+    world.settle()
+
+    assert not world.jobs
+    assert condition(world.status, "Succeeded")["reason"] == "NothingSupported"
+
+
+# ---- bad days ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fate", ["silent", "garbage", "foreign", "deleted"])
+def test_a_sweep_whose_message_is_lost_is_run_once_more(fate):
+    world = World(wanted(), lambda sweep, attempt: fate if (sweep, attempt) == (1, 1) else "well")
+
+    world.settle()
+
+    assert [(job.stage, job.sweeps) for job in world.jobs.values()] == [(0, None), (1, (1,))]
+    assert condition(world.status, "Succeeded")["status"] == "True"
+
+
+@pytest.mark.parametrize("fate", ["silent", "garbage", "foreign", "stopped"])
+def test_a_sweep_that_never_gives_a_result_fails_after_two_stages(fate):
+    world = World(wanted(), lambda sweep, _: fate if sweep == 1 else "well")
+
+    world.settle()
+
+    assert len(world.jobs) == 2
+    assert condition(world.status, "Succeeded")["reason"] == "TooManyFailedCells"
+    assert condition(world.status, "ResultsComplete")["reason"] == "ResultsLost"
+
+
+def test_a_runner_killed_while_it_measured_crashes_the_cell_in_flight_without_a_retry():
+    world = World(wanted(), lambda sweep, _: "killed" if sweep == 1 else "well")
+
+    world.settle()
+
+    assert [cell.outcome for cell in outcomes(world.shards.values())[1]] == [Outcome.CRASHED]
+    assert world.tries == {0: 1, 1: 1}
+
+
+def test_a_container_killed_for_memory_ends_its_cell_in_flight_and_the_larger_ones_without_a_retry():
+    world = World(wanted(batch_sizes=[1, 2, 4, 8]), lambda *_: "oom")
+
+    world.settle()
+
+    found = outcomes(world.shards.values())[0]
+    assert [cell.outcome for cell in found] == [Outcome.MEASURED] * 2 + [Outcome.OUT_OF_MEMORY] * 2
+    assert found[2].reason.startswith("HostMemory:")
+    assert found[3].reason.startswith("AfterOutOfMemory:")
+    assert world.tries == {0: 1, 1: 1}
+
+
+def test_a_pod_past_its_deadline_times_out_what_it_had_not_measured():
+    world = World(wanted(batch_sizes=[1, 2]), lambda *_: "deadline")
+
+    world.settle()
+
+    assert [cell.outcome for cell in outcomes(world.shards.values())[0]] == [Outcome.MEASURED, Outcome.TIMED_OUT]
+
+
+def test_a_runner_that_dies_once_is_tried_again_and_what_was_measured_counts():
+    world = World(wanted(batch_sizes=[1, 2]), lambda _, attempt: "crash" if attempt == 1 else "well")
+
+    world.settle()
+
+    assert len(world.jobs) == 1
+    assert condition(world.status, "Succeeded")["reason"] == "AllCellsMeasured"
+
+
+def test_a_runner_that_always_dies_crashes_the_cell_in_flight():
+    world = World(wanted(batch_sizes=[1, 2]), lambda *_: "crash")
+
+    world.settle()
+
+    assert [cell.outcome for cell in outcomes(world.shards.values())[0]] == [Outcome.MEASURED, Outcome.CRASHED]
+
+
+def test_a_machine_that_lacks_something_ends_the_benchmark_with_its_words():
+    world = World(wanted(), lambda sweep, _: "fault" if sweep == 1 else "well")
+
+    world.settle()
+
+    succeeded = condition(world.status, "Succeeded")
+    assert (succeeded["status"], succeeded["reason"]) == ("False", "EnvironmentFault")
+    assert succeeded["message"].startswith("There is no GPU.")
+    assert outcomes(world.shards.values()).keys() == {0}
+
+
+def test_a_wrong_configuration_in_the_pod_fails_its_cells():
+    world = World(wanted(), lambda *_: "misconfigured")
+
+    world.settle()
+
+    (cell,) = outcomes(world.shards.values())[0]
+    assert (cell.outcome, cell.reason.partition(":")[0]) == (Outcome.FAILED, "BadConfiguration")
+    assert len(world.jobs) == 1
+
+
+def test_a_job_deleted_by_hand_is_followed_by_one_with_what_was_missing():
+    world = World(wanted(measurement={"rounds": 4}))
+    for _ in range(4):
+        world.look()
+        world.step()
+    world.look()
+    world.delete_job()
+
+    world.settle()
+
+    assert [(job.stage, job.sweeps) for job in world.jobs.values()] == [(0, None), (1, (2, 3))]
+    assert condition(world.status, "Succeeded")["status"] == "True"
+
+
+def test_a_job_that_was_deleted_while_no_operator_ran_is_followed_by_another_stage():
+    world = World(wanted())
+    world.look()
+    world.delete_job()
+    world.restart()
+
+    world.settle()
+
+    assert [job.stage for job in world.jobs.values()] == [1]
+    assert condition(world.status, "Succeeded")["status"] == "True"
+
+
+def test_a_shard_deleted_by_hand_while_the_benchmark_runs_is_measured_again():
+    world = World(wanted(measurement={"rounds": 4}), settings=SETTINGS.model_copy(update={"shard_after_seconds": 1}))
+    while not world.status.get("shards"):
+        world.look()
+        world.step()
+        world.pass_time(2)
+    world.look()
+    (name,) = world.config_maps
+    del world.config_maps[name]
+    world.restart()
+    world.pods.clear()
+
+    world.settle()
+
+    assert name in world.config_maps
+    assert outcomes(world.shards.values()).keys() == {0, 1, 2, 3}
+
+
+def test_rows_that_are_gone_after_the_end_are_said_once():
+    world = World(wanted())
+    world.settle()
+    world.config_maps.clear()
+
+    first = world.look()
+
+    complete = next(each for each in first.conditions if each["type"] == "ResultsComplete")
+    assert (complete["status"], complete["reason"]) == ("False", "ShardMissing")
+    world.status = {**world.status, "conditions": first.conditions}
+    assert world.look().is_nothing
+
+
+# ---- suspending, changing, waiting ---------------------------------------------------------------
+
+
+def test_a_suspended_benchmark_gets_no_job():
+    world = World(wanted(suspend=True))
+
+    world.look()
+
+    assert not world.jobs
+    assert condition(world.status, "Suspended")["status"] == "True"
+
+
+def test_a_benchmark_that_is_suspended_while_it_runs_stops_and_keeps_what_is_done():
+    world = World(wanted(measurement={"rounds": 4}))
+    for _ in range(4):
+        world.look()
+        world.step()
+    world.asked = wanted(measurement={"rounds": 4}, suspend=True)
+    world.look()
+    assert all(job.is_suspended for job in world.jobs.values())
+
+    world.asked = wanted(measurement={"rounds": 4})
+    world.settle()
+
+    assert world.tries == {0: 1, 1: 1, 2: 1, 3: 1}
+
+
+def test_parallelism_may_change_while_it_runs():
+    world = World(wanted(measurement={"rounds": 4}))
+    world.look()
+    world.asked = wanted(measurement={"rounds": 4}, parallelism=3)
+
+    world.look()
+
+    assert [job.parallelism for job in world.jobs.values()] == [3]
+
+
+def test_a_queued_job_is_left_to_kueue():
+    asked = wanted(queue_name="gpu-queue")
+    world = World(asked)
+    world.look()
+    assert [job.is_suspended for job in world.jobs.values()] == [True]
+
+    decision = world.look()
+
+    assert not decision.job_patches
+    assert condition(world.status, "QuotaReserved")["reason"] == "Waiting"
+
+
+def test_pods_that_no_node_takes_are_explained_within_seconds():
+    world = World(wanted())
+    world.look()
+    (job,) = world.jobs.values()
+    why = Trouble("Unschedulable", "0/3 nodes are available: 3 Insufficient nvidia.com/gpu.")
+    world.pods = {"pod": a_pod(job, created=world.now, trouble=why)}
+    first = world.look()
+    assert first.again_after is not None
+    assert first.again_after <= timedelta(seconds=2)
+    world.pass_time(2)
+
+    world.look()
+
+    running = condition(world.status, "Running")
+    assert (running["status"], running["reason"]) == ("False", "Unschedulable")
+    assert "Insufficient nvidia.com/gpu" in running["message"]
+    assert condition(world.status, "Succeeded")["reason"] == "Unschedulable"
+    assert {event["reason"] for event in world.events.values()} == {"Planned", "Unschedulable"}
+
+
+def test_a_second_pod_that_waits_for_the_only_gpu_is_no_obstacle():
+    world = World(wanted(parallelism=2))
+    world.look()
+    (job,) = world.jobs.values()
+    why = Trouble("Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
+    world.pods = {
+        "one": a_pod(job, 0, uid="one", phase="Running"),
+        "two": a_pod(job, 1, uid="two", trouble=why),
+    }
+    world.pass_time(60)
+
+    world.look()
+
+    assert condition(world.status, "Running")["status"] == "True"
+
+
+def test_what_blocks_a_benchmark_for_a_day_ends_it():
+    world = World(wanted())
+    world.look()
+    (job,) = world.jobs.values()
+    world.pods = {"pod": a_pod(job, created=world.now, trouble=Trouble("ImagePullBackOff", "not found"))}
+    world.pass_time(3)
+    world.look()
+    world.pass_time(SETTINGS.stuck_after_seconds)
+
+    world.look()
+
+    assert condition(world.status, "Finished")["status"] == "True"
+    assert condition(world.status, "Succeeded")["reason"] == "ImagePullFailed"
+    assert [job.is_suspended for job in world.jobs.values()] == [True]
+
+
+def test_a_job_that_the_server_refuses_for_good_ends_the_benchmark():
+    world = World(wanted(), refusal=Refusal("JobRefused", "spec.template is wrong", is_final=True))
+
+    decision = decide(world.observed, SETTINGS, NOW, Written())
+
+    assert condition(decision.status, "Accepted")["reason"] == "JobRefused"
+    assert condition(decision.status, "Finished")["status"] == "True"
+
+
+def test_a_quota_that_is_used_up_is_said_and_waited_for():
+    world = World(wanted(), refusal=Refusal("QuotaExceeded", "exceeded quota: gpus", is_final=False))
+
+    decision = decide(world.observed, SETTINGS, NOW, Written())
+
+    assert decision.job is not None
+    assert condition(decision.status, "Running")["reason"] == "QuotaExceeded"
+    assert condition(decision.status, "Finished")["status"] == "False"
+
+
+def test_a_finished_benchmark_is_deleted_when_its_time_has_come():
+    world = World(wanted(ttl_seconds_after_finished=60))
+    world.settle()
+    assert not world.is_deleted
+    world.pass_time(61)
+
+    world.look()
+
+    assert world.is_deleted
+
+
+def test_a_benchmark_that_is_being_deleted_is_left_alone():
+    observed = replace(World(wanted()).observed, benchmark=seen(wanted(), is_deleting=True))
+
+    assert decide(observed, SETTINGS, NOW, Written()).is_nothing
+
+
+# ---- how much is written -------------------------------------------------------------------------
+
+
+def test_twelve_pods_side_by_side_cost_at_most_ten_writes():
+    world = World(wanted(batch_sizes=list(range(1, 17)), measurement={"rounds": 12}, parallelism=12))
+
+    world.settle()
+
+    assert world.writes <= 10
+
+
+def test_counters_are_written_every_few_seconds_at_most():
+    world = World(wanted(measurement={"rounds": 12}))
+
+    world.settle()
+
+    seconds = (world.now - NOW).total_seconds()
+    assert world.writes <= 10 + seconds / SETTINGS.status_interval_seconds
+
+
+def test_results_do_not_stay_in_pods_for_long():
+    world = World(wanted(measurement={"rounds": 40}), settings=SETTINGS.model_copy(update={"shard_after_seconds": 10}))
+
+    world.settle()
+
+    assert 2 <= len(world.config_maps) <= 10
+
+
+# ---- whatever happens ----------------------------------------------------------------------------
+
+FATES = ["well"] * 6 + ["crash", "garbage", "foreign", "silent", "oom", "killed", "deadline", "stopped", "deleted"]
+ACTS = ["look", "step", "step", "step", "pass", "restart", "delete-job", "suspend", "resume", "widen"]
+
+
+@given(data=st.data())
+@settings(max_examples=120, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+def test_whatever_happens_a_benchmark_ends_and_no_result_is_lost(data):
+    spec = {
+        "backends": ["fake", "onnxruntime"],
+        "batch_sizes": data.draw(st.sampled_from([[1], [1, 8], [1, 2, 4]])),
+        "measurement": {"rounds": data.draw(st.sampled_from([1, 2, 4]))},
+        "retries": data.draw(st.integers(0, 2)),
+        "max_failed_cells": 1_000,
+    }
+    fates: dict[tuple[int, int], str] = {}
+
+    def fate(sweep: int, attempt: int) -> str:
+        return fates.setdefault((sweep, attempt), data.draw(st.sampled_from(FATES)))
+
+    world = World(wanted(**spec), fate)
+    for act in data.draw(st.lists(st.sampled_from(ACTS), max_size=40)):
+        _act(world, act, spec)
+    world.asked = wanted(**spec)
+    world.settle()
+
+    assert condition(world.status, "Finished")["status"] == "True"
+    assert len(world.jobs_made) <= 2
+    assert not [name for name, count in Counter(world.jobs_made).items() if count > 1]
+    safe = outcomes(world.shards.values())
+    assert safe.keys() == {sweep.index for sweep in world.plan.sweeps}
+    for sweep in world.plan.sweeps:
+        assert {cell.batch_size for cell in safe[sweep.index]} == set(sweep.batch_sizes)
+        if fates.get((sweep.index, 1)) == "well" and world.tries.get(sweep.index) == 1:
+            assert all(cell.outcome is Outcome.MEASURED for cell in safe[sweep.index])
+
+
+def _act(world, act, spec):
+    match act:
+        case "look":
+            world.look()
+        case "step":
+            world.step()
+        case "pass":
+            world.pass_time(30)
+        case "restart":
+            world.restart()
+        case "delete-job":
+            world.delete_job()
+        case "suspend":
+            world.asked = wanted(**spec, suspend=True)
+        case "resume":
+            world.asked = wanted(**spec)
+        case "widen":
+            world.asked = wanted(**spec, parallelism=3)
+
+
+def test_the_builders_of_results_agree_with_the_world():
+    plan = World(wanted()).plan
+
+    assert len(results_for(plan, lambda *_: 1.0)) == a_job(plan).completions
