@@ -12,10 +12,11 @@ STAMP     := .venv/.installed-$(INPUTS)
 GPU_STAMP := .venv/.installed-gpu-$(INPUTS)
 BIN       := .venv/bin
 
-.PHONY: help setup setup-gpu demo test test-setup test-gpu check lint types architecture locks-in-step generated-in-step format lock bench clean
+.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-gpu
+.PHONY: check lint types architecture locks-in-step generated-in-step generated format lock bench clean clean-tools
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(if $(wildcard $(GPU_STAMP)),,$(STAMP)) ## Make .venv, from which .venv/bin/inferbench runs
 	@:
@@ -41,10 +42,30 @@ test: setup ## Run every test that this machine can run
 	@$(BIN)/python -m pytest tests/unit
 	@echo "Runner tests: torch, ONNX Runtime and real processes..."
 	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist worksteal
+	@$(BIN)/python -m tests.kubernetes build || [ "$$CI" != true ] # else the tests that need it skip, and say why
+	@echo "Cluster tests: a real Kubernetes, its nodes played..."
+	@$(BIN)/python -m pytest tests/cluster --numprocesses 2 --dist worksteal
+	@echo "End-to-end tests: real nodes, images and pods..."
+	@$(BIN)/python -m pytest tests/e2e
+
+test-tools: setup ## Build the Kubernetes, Helm and kwok of the tests, once (10 to 20 minutes of two CPUs)
+	@$(BIN)/python -m tests.kubernetes build
 
 test-setup: ## Install what only tests need from Debian: Chromium, to look at report.html (needs root)
 	@command -v chromium >/dev/null || { echo "Installing Debian's chromium..." && apt-get update -qq && \
 		DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null; }
+
+e2e-setup: ## Install what real pods need from Debian: containerd, buildah, Prometheus (needs root; starts nothing)
+	@tests/e2e/setup.sh
+
+images: setup ## Build the images with buildah, over Debian; FULL=1 the runner with torch too (needs make e2e-setup)
+	@$(BIN)/python -m tests.kubernetes_node.images $(if $(FULL),--full)
+
+demo-cluster: setup ## Start a real Kubernetes here and run the demonstration on it (needs root, make e2e-setup)
+	@$(BIN)/python -m tests.kubernetes_node.demo up $(if $(FULL),--full)
+
+clean-cluster: setup ## Take that Kubernetes away
+	@$(BIN)/python -m tests.kubernetes_node.demo down
 
 test-gpu: setup-gpu ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu
@@ -69,7 +90,11 @@ locks-in-step: setup
 	@$(BIN)/python locks/lock.py --check
 
 generated-in-step: setup
-	@$(if $(wildcard crds/*.yaml),echo "Generated files in step..." && $(BIN)/inferbench schema --check,:)
+	@echo "Generated files in step..."
+	@$(BIN)/inferbench schema --check
+
+generated: setup ## Make crds/, the chart's copies of them and the tables of docs/resource.md anew
+	@$(BIN)/python docs/resource.py
 
 format: setup ## Format the code and mend what the linter can mend
 	@$(BIN)/ruff check --fix --quiet
@@ -84,3 +109,6 @@ bench: setup ## List the benchmarks of inferbench itself
 clean: ## Remove what the targets made, but no results
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-tools: ## Remove the built Kubernetes, Helm and kwok, and what they were built from
+	$(if $(wildcard $(BIN)/python),$(BIN)/python -m tests.kubernetes clean)

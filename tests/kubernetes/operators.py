@@ -1,0 +1,161 @@
+"""The operator as a process of its own, signed in as the service account and with the rights that the chart gives it.
+
+with Operator(access, "some-namespace") as operator:
+    operator.kill()      # -9
+    operator.start()
+    operator.get("/results")
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Self
+
+from tests.kubernetes import tools
+from tests.kubernetes.access import Access
+from tests.kubernetes.client import eventually
+
+ROOT = Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts/inferbench"
+RELEASE = "inferbench"
+KUBE_VERSION = "1.35"
+"""What helm takes the cluster for, which it does not ask here."""
+
+READY_SECONDS = 60
+STOP_SECONDS = 20
+
+QUICK = {
+    "INFERBENCH_OPERATOR_RUNNER_IMAGE": "inferbench-runner:test",
+    "INFERBENCH_OPERATOR_RUNNER_CPU": "1",
+    "INFERBENCH_OPERATOR_RUNNER_MEMORY": "64Mi",
+    "INFERBENCH_OPERATOR_STATUS_INTERVAL_SECONDS": "1",
+    "INFERBENCH_OPERATOR_LOST_AFTER_SECONDS": "2",
+    "INFERBENCH_OPERATOR_JOB_TTL_SECONDS": "600",
+    "INFERBENCH_OPERATOR_API_QPS": "500",
+    "INFERBENCH_OPERATOR_API_BURST": "500",
+}
+"""Settings with which a test does not wait for what a person would not mind waiting for."""
+
+
+@dataclass
+class Operator:
+    """One operator. `namespace` is what it watches; empty: the whole cluster."""
+
+    access: Access
+    namespace: str = ""
+    settings: Mapping[str, str] = field(default_factory=dict)
+    kubeconfig: Path | None = None
+    """Another one than that of its service account, such as a proxy's."""
+    name: str = "operator"
+    port: int = 0
+    """Where it serves its pages; 0: one that is free."""
+    process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        """Give it its rights and start it; wait until it is ready."""
+        self.port = self.port or _free_port()
+        self.home = Path(tempfile.mkdtemp(prefix="inferbench-operator-"))
+        self.log = self.home / "log"
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop it."""
+        self.stop()
+
+    @property
+    def token(self) -> str:
+        """The token of its service account."""
+        return self.access.api().token_of(self.home_namespace, RELEASE)
+
+    @property
+    def home_namespace(self) -> str:
+        """Where its service account lives."""
+        return self.namespace or "default"
+
+    def start(self, *, is_ready: bool = True) -> None:
+        """Start it, and wait until it has seen the cluster."""
+        give_rights(self.access, self.namespace)
+        kubeconfig = self.kubeconfig or self.access.kubeconfig_with(f"{self.name}-{self.home_namespace}", self.token)
+        environment = {
+            **{name: value for name, value in os.environ.items() if not name.startswith("INFERBENCH_")},
+            **QUICK,
+            "KUBECONFIG": str(kubeconfig),
+            "INFERBENCH_OPERATOR_HTTP_PORT": str(self.port),
+            "INFERBENCH_OPERATOR_WATCH_NAMESPACES": self.namespace,
+            **self.settings,
+        }
+        with self.log.open("ab") as log:
+            self.process = _started(environment, log)
+        if is_ready:
+            eventually(self._is_ready, READY_SECONDS, f"the operator to be ready; its log is {self.log}")
+
+    def kill(self) -> None:
+        """Kill it with -9, wherever it is."""
+        self._end(signal.SIGKILL)
+
+    def stop(self) -> int:
+        """Ask it to stop; return its exit status."""
+        return self._end(signal.SIGTERM)
+
+    def get(self, path: str) -> str:
+        """Read one of its pages. Raises HTTPError where it answers with an error."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=10) as answer:
+            return str(answer.read().decode())
+
+    @property
+    def said(self) -> str:
+        """All that it has logged."""
+        return self.log.read_text(encoding="utf-8")
+
+    def _is_ready(self) -> bool:
+        assert self.process is not None
+        status = self.process.poll()
+        assert status is None, f"it ended with status {status}: {self.said[-2_000:]}"
+        try:
+            return self.get("/readyz") == "ok\n"
+        except urllib.error.HTTPError as error:
+            raise AssertionError(error.read().decode()) from error
+
+    def _end(self, how: signal.Signals) -> int:
+        if self.process is None:
+            return 0
+        self.process.send_signal(how)
+        try:
+            return self.process.wait(STOP_SECONDS)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self.process = None
+
+
+def give_rights(access: Access, namespace: str) -> None:
+    """Apply the service account and the roles of the chart, and nothing else of it."""
+    command = [str(tools.tool("helm")), "template", RELEASE, str(CHART), "--namespace", namespace or "default"]
+    command += ["--kube-version", KUBE_VERSION]
+    command += ["--show-only", "templates/serviceaccount.yaml", "--show-only", "templates/rbac.yaml"]
+    command += ["--set", f"watchNamespaces={{{namespace}}}"] if namespace else []
+    rendered = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    access.kubectl(namespace=namespace or "default").apply(rendered)
+
+
+def _started(environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", "-m", "inferbench_operator"]
+    return subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
