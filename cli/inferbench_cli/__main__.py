@@ -23,6 +23,17 @@ DESCRIPTION = """Which inference backend, at which precision and batch size, is 
   inferbench run bench.yaml        measure, and say which is best and how sure that is
   inferbench plan bench.yaml       what would be measured, in which order, and how long it may take
   inferbench report DIR            the answer again, from a folder of results
+  inferbench export DIR ...        the winner as a folder that runs without inferbench
+  inferbench get NAME              the answer of a benchmark in a cluster
+"""
+
+GET_EXIT_STATUSES = """exit status:
+  0    everything was measured; also of a benchmark that is not finished (--watch waits for the end)
+  1    more cells failed than maxFailedCells allows, or results were lost
+  2    there is no such benchmark, it may not be read, or the operator refuses it
+  3    the cluster gives no answer, or kubectl is not installed
+  4    an expectation does not hold
+  130  interrupted
 """
 
 INTERRUPTED_STATUS = 130
@@ -74,12 +85,14 @@ def parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_plan(commands)
     _add_report(commands)
+    _add_export(commands)
+    _add_get(commands)
     validate = commands.add_parser("validate", help="check files, and list every mistake with its line")
     validate.add_argument("files", nargs="+", metavar="FILE", help="an InferenceBenchmark in YAML")
     backends = commands.add_parser("backends", help="what works on this machine, and if not, why and what to install")
     backends.add_argument("--device", choices=("cpu", "gpu"), help="only for this device (default: both)")
     backends.add_argument("--json", action="store_true", help=JSON_HELP)
-    commands.add_parser("schema", help="the JSON schema of the file, for editors and other programs")
+    _add_schema(commands)
     commands.add_parser("version", help="the version of inferbench and of what it measures with")
     return top
 
@@ -113,6 +126,55 @@ def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     report = commands.add_parser("report", help="the answer again, from a folder of results; writes report.html anew")
     report.add_argument("folder", metavar="DIR", help="a folder that `inferbench run` wrote")
     report.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+
+
+def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    export = commands.add_parser(
+        "export",
+        help="hand a measured strategy over: the model as it ran, its settings, and a program that runs it",
+        description="Write a folder with what was measured at a batch size: the artefact, model.json, load.py, which\n"
+        "runs it without inferbench, check.py, which compares its answers with fp32, and for ONNX a Triton repository.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    export.add_argument("folder", metavar="DIR", help="a folder that `inferbench run` wrote")
+    export.add_argument("--batch-size", type=int, required=True, metavar="N", help="a batch size that was measured")
+    export.add_argument("--strategy", metavar="S", help="such as onnxruntime/fp32 (default: the best at this size)")
+    export.add_argument("--output", required=True, metavar="FOLDER", help="a folder that does not exist yet")
+    export.add_argument(
+        "--model-folder", default=".", metavar="FOLDER", help="what paths of the model start from (default: here)"
+    )
+    export.add_argument("--json", action="store_true", help="print model.json")
+
+
+def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    get = commands.add_parser(
+        "get",
+        help="the answer of a benchmark in a cluster, as `run` shows it",
+        description="Show what a cluster has measured, from the resource and the ConfigMaps that hold its results.\n"
+        "The cluster is asked through kubectl, which knows how you sign in. Also: kubectl inferbench get NAME",
+        epilog=GET_EXIT_STATUSES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    get.add_argument("name", metavar="NAME", help="name of the InferenceBenchmark")
+    get.add_argument("-n", "--namespace", help="its namespace (default: the one of kubectl's context)")
+    get.add_argument("--context", help="a context of the kubeconfig (default: the current one)")
+    get.add_argument("--kubeconfig", metavar="FILE", help="a kubeconfig (default: the one that kubectl takes)")
+    get.add_argument("--output", metavar="DIR", help="also write a folder as `run` does, for `inferbench report DIR`")
+    get.add_argument("--watch", "-w", action="store_true", help="follow it until it is finished")
+    get.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+
+
+def _add_schema(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    schema = commands.add_parser("schema", help="the JSON schema of the file, or the CustomResourceDefinition")
+    schema.add_argument("--crd", action="store_true", help="print the CustomResourceDefinition for a cluster")
+    schema.add_argument(
+        "--allow-privileged-pod-templates",
+        action="store_true",
+        help="with --crd: without the rules on podTemplate, for an operator that allows what they refuse",
+    )
+    schema.add_argument(
+        "--check", nargs="?", const="crds", metavar="DIR", help="compare DIR (default: crds) with what --crd prints"
+    )
 
 
 if __name__ == "__main__":

@@ -8,21 +8,26 @@ import signal
 import sys
 from argparse import Namespace
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from inferbench_cli import folder, machine, progress, table
+from inferbench_cli import cluster, folder, machine, progress, resource, table
+from inferbench_cli import export as exports
 from inferbench_cli import run as runs
 from inferbench_cli.folder import Folder
+from inferbench_cli.kubectl import Kubectl
 from inferbench_cli.progress import Progress
-from inferbench_contract import __version__, document, schema
+from inferbench_cli.resource import Found
+from inferbench_contract import __version__, crd, document, schema
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import PlanError, SpecError
 from inferbench_contract.plan import Plan
 from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.summary import Summary
 
 
 def run(arguments: Namespace) -> int:
@@ -88,6 +93,54 @@ def _require_same_plan(benchmark: InferenceBenchmark, measured: Plan, opened: Fo
         )
 
 
+def export(arguments: Namespace) -> int:
+    """Hand a measured strategy over."""
+    output = Path(arguments.output)
+    wanted = exports.Wanted(
+        Path(arguments.folder), arguments.batch_size, arguments.strategy, Path(arguments.model_folder), output
+    )
+    row, told = exports.export(wanted)
+    if arguments.json:
+        print(json.dumps(told, indent=1))
+    else:
+        print(f"{row.cell} is in {output}: {told['artifact']}, model.json says what it is, load.py runs it.")
+        print(f"To see that it answers as it should: {shlex.join(['python', str(output / 'check.py')])}")
+    return 0
+
+
+def get(arguments: Namespace) -> int:
+    """Show the answer of a benchmark in a cluster."""
+    console = _console()
+    asked = Kubectl(arguments.namespace, arguments.context, arguments.kubeconfig)
+    if arguments.watch:
+        cluster.follow(partial(asked.benchmark, arguments.name), partial(_say, console, as_json=arguments.json))
+    found = cluster.read(asked, arguments.name)
+    opened, answer = cluster.keep(found, Path(arguments.output)) if arguments.output else (None, found.summarize())
+    _show_found(console, found, answer, as_json=arguments.json)
+    if opened is not None and not arguments.json:
+        _say_where(console, opened)
+    return resource.exit_status(found, answer)
+
+
+def _show_found(console: Console, found: Found, answer: Summary, *, as_json: bool) -> None:
+    for problem in found.problems:
+        print(f"inferbench: {problem}", file=sys.stderr)
+    for sentence in (*resource.state(found.status, found.name), *resource.lag(found.status, answer)):
+        _say(console, sentence, as_json=as_json)
+    if as_json:
+        print(answer.dump(), end="")
+    elif answer.best or found.is_finished:  # else there is nothing yet that a table could show
+        table.show(console, answer)
+
+
+def _say(console: Console, sentence: str, *, as_json: bool) -> None:
+    """Say how far it is; beside JSON, where other programs do not read it."""
+    if as_json:
+        print(f"inferbench: {sentence}", file=sys.stderr)
+    else:
+        console.print(sentence, soft_wrap=not console.is_terminal)
+
+
 def validate(arguments: Namespace) -> int:
     """Check files; all mistakes of all of them."""
     is_wrong = False
@@ -114,10 +167,24 @@ def backends(arguments: Namespace) -> int:
     return 0
 
 
-def print_schema(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes them)
-    """Print the JSON schema."""
-    print(json.dumps(schema.document_schema(), indent=1))
+def print_schema(arguments: Namespace) -> int:
+    """Print the JSON schema or the CustomResourceDefinition, or compare that with a file."""
+    if arguments.check is not None:
+        return _check_crd(Path(arguments.check) / crd.FILE)
+    if arguments.crd:
+        allowed = arguments.allow_privileged_pod_templates
+        print(crd.dump(crd.definition(allow_privileged_pod_templates=allowed)), end="")
+    else:
+        print(json.dumps(schema.document_schema(), indent=1))
     return 0
+
+
+def _check_crd(file: Path) -> int:
+    """Say whether a file is what would be generated now."""
+    if file.is_file() and file.read_text(encoding="utf-8") == crd.dump(crd.definition()):
+        return 0
+    print(f"{file} is not what this version generates: run `inferbench schema --crd >{file}`.", file=sys.stderr)
+    return 1
 
 
 def version(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes them)
@@ -198,6 +265,8 @@ COMMANDS = {
     "run": run,
     "plan": plan,
     "report": report,
+    "export": export,
+    "get": get,
     "validate": validate,
     "backends": backends,
     "schema": print_schema,

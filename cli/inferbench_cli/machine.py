@@ -51,6 +51,24 @@ def ask(*arguments: str) -> Any:
     return json.loads(done.stdout)
 
 
+def hand_over(request: str) -> Any:
+    """Let the runner write what a request in JSON asks for, and return its answer.
+
+    Raises:
+        EnvironmentFault: this machine cannot do it.
+        InferbenchError: it cannot be done.
+    """
+    done = subprocess.run(
+        _command("export"), env=_environment(), input=request, capture_output=True, text=True, check=False
+    )
+    words = done.stderr[-TAIL_CHARS:].strip()
+    if done.returncode == ENVIRONMENT_FAULT_STATUS:
+        raise EnvironmentFault(words)
+    if done.returncode != 0:
+        raise InferbenchError(words or f"The runner ended with status {done.returncode} and said nothing.")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
 def measure(plan_file: Path, index: int, output: Path, model_folder: Path, hear: Hear) -> None:
     """Run one sweep in a runner process, and pass on what it tells.
 
