@@ -103,7 +103,7 @@ def owner(benchmark: SeenBenchmark) -> Manifest:
         "name": benchmark.key.name,
         "uid": benchmark.uid,
         "controller": True,
-        "blockOwnerDeletion": True,
+        "blockOwnerDeletion": False,  # nothing waits for it, and some clusters ask a right of whoever sets it
     }
 
 
