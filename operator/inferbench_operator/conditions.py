@@ -77,11 +77,10 @@ def _what_is_planned(standing: Standing) -> str:
     if plan is None or spec is None:
         return ""
     cells = f"{len(plan.measurable_cells)} cells in {plan.rounds} rounds are {len(plan.sweeps)} sweeps, a pod each."
-    if plan.unsupported:
-        cells = f"{cells} Not measured: {', '.join(plan.unsupported)} (spec and docs/backends.md say why)."
     if spec.cache is None and plan.sweeps:
-        return f"{cells} There is no spec.cache, so every pod prepares the model, exports and compiles again."
-    return cells
+        cells = f"{cells} There is no spec.cache, so every pod prepares the model, exports and compiles again."
+    reasons = "; ".join(f"{strategy}: {reason}" for strategy, reason in plan.unsupported.items())
+    return f"{cells} Not measured: {reasons}" if reasons else cells
 
 
 def _running(standing: Standing) -> Condition:
