@@ -326,11 +326,13 @@ def test_kwok_plays_nodes_and_pods(own_cluster):
         own_cluster.api().create(jobs("default"), a_job(completions=4, parallelism=4, pod=only))
         wait_finished(own_cluster.api(), "default")
         found = own_cluster.api().items(pods("default"))
+        lease = own_cluster.api().get("/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases/kwok-0")
 
     for pod in found:
         sweep = plan.sweeps[int(pod["metadata"]["labels"][INDEX_LABEL])]
         assert result.decode(terminated(pod)["message"].encode(), plan, sweep).problems == ()
     assert len(found) == 4
+    assert lease["spec"]["leaseDurationSeconds"] == 40
     assert INDEX_HERE in sweep_message(plan)
 
 

@@ -91,13 +91,13 @@ def asked_by_the_operator(cluster, namespace, since):
 
 
 def test_the_operator_uses_every_right_that_it_has_and_needs_no_other(
-    cluster, operator, kubectl, kubelet, namespace, on_fake_nodes
+    audited, operator, kubectl, kubelet, namespace, on_fake_nodes
 ):
-    since = cluster.audit_position()
+    since = audited.audit_position()
     kubectl.apply(a_benchmark(on_nodes=on_fake_nodes, ttlSecondsAfterFinished=1))
     kubectl.run("wait", "--for=delete", "ibench/resnet50", f"--timeout={SECONDS}s")
 
-    asked = asked_by_the_operator(cluster, namespace, since)
+    asked = asked_by_the_operator(audited, namespace, since)
 
     assert [request for request in asked if request.status == 403] == []
     assert {(request.verb, request.resource) for request in asked if request.writes} == {
@@ -111,13 +111,13 @@ def test_the_operator_uses_every_right_that_it_has_and_needs_no_other(
 
 
 def test_a_benchmark_side_by_side_costs_at_most_ten_writes_and_no_list_of_pods(
-    cluster, operator, kubectl, kubelet, namespace, on_fake_nodes
+    audited, operator, kubectl, kubelet, namespace, on_fake_nodes
 ):
     kubectl.apply(a_benchmark(on_nodes=on_fake_nodes, parallelism=4))
-    since = cluster.audit_position()
+    since = audited.audit_position()
     kubectl.wait("ibench/resnet50", condition="Finished", seconds=SECONDS)
 
-    asked = asked_by_the_operator(cluster, namespace, since)
+    asked = asked_by_the_operator(audited, namespace, since)
 
     assert len([request for request in asked if request.writes]) <= 10
     assert not [request for request in asked if (request.verb, request.resource) == ("list", "pods")]

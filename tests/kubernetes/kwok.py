@@ -19,12 +19,28 @@ from tests.kubernetes import sweeps, tools
 from tests.kubernetes.access import Access
 from tests.kubernetes.client import Object, eventually
 from tests.kubernetes.fake_kubelet import INDEX
-from tests.kubernetes.nodes import LABEL, a_node, a_status
+from tests.kubernetes.nodes import LEASE_SECONDS, a_node, a_status
 
 INDEX_HERE = "{INDEX}"
 """Stands in a message for the pod's completion index."""
 
+PLAYER = "inferbench.dev/played-by"
+"""Marks the nodes that kwok looks after; it leaves alone those that have a heartbeat of ours."""
+
 READY_SECONDS = 60
+
+CONFIGURATION = {
+    "apiVersion": "config.kwok.x-k8s.io/v1alpha1",
+    "kind": "KwokConfiguration",
+    "options": {
+        # Without leases the nodes are taken for dead after 50 s; the numbers are how much kwok does side by side.
+        "nodeLeaseDurationSeconds": LEASE_SECONDS,
+        "nodeLeaseParallelism": 4,
+        "nodePlayStageParallelism": 4,
+        "podPlayStageParallelism": 16,
+        "podsOnNodeSyncParallelism": 4,
+    },
+}
 
 
 class Kwok:
@@ -42,16 +58,16 @@ class Kwok:
     ) -> None:
         """Let each pod run for `seconds`; INDEX_HERE in the message becomes its completion index."""
         self._access = access
-        self._nodes = [a_node(f"{prefix}-{place}", gpus=gpus) for place in range(nodes)]
+        self._nodes = [a_node(f"{prefix}-{place}", gpus=gpus, labels={PLAYER: "kwok"}) for place in range(nodes)]
         self._gpus = gpus
-        self._stages = [_awake(), _runs(), _ends(seconds, message), _goes()]
+        self._documents = [CONFIGURATION, _awake(), _runs(), _ends(seconds, message), _goes()]
         self._folder = tempfile.TemporaryDirectory(prefix="inferbench-kwok-")
 
     def __enter__(self) -> Self:
         """Create the nodes, start kwok and wait until the nodes are ready."""
         folder = Path(self._folder.name)
         config = folder / "stages.yaml"
-        config.write_text("---\n".join(f"{json.dumps(stage)}\n" for stage in self._stages), encoding="utf-8")
+        config.write_text("---\n".join(f"{json.dumps(document)}\n" for document in self._documents), encoding="utf-8")
         self.log = folder / "kwok.log"
         api = self._access.api()
         for node in self._nodes:
@@ -76,7 +92,7 @@ class Kwok:
     def _start(self, config: Path) -> None:
         command = ["setpriv", "--pdeathsig", "KILL", str(tools.tool("kwok")), f"--config={config}"]
         command += [f"--kubeconfig={self._access.kubeconfig('fake-kubelet')}"]
-        command += ["--manage-all-nodes=false", f"--manage-nodes-with-label-selector={LABEL}=true"]
+        command += ["--manage-all-nodes=false", f"--manage-nodes-with-label-selector={PLAYER}=kwok"]
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
@@ -126,18 +142,17 @@ def _awake() -> Object:
 
 
 def _runs() -> Object:
-    selector = [_not_deleted(), {"key": ".status.podIP", "operator": "DoesNotExist"}]
+    selector = [_not_deleted(), {"key": ".status.phase", "operator": "In", "values": ["Pending"]}]
     state = "running: {startedAt: {{ Now | Quote }}}"
-    address = "podIP: {{ PodIPWith .spec.nodeName false .metadata.uid .metadata.name .metadata.namespace | Quote }}\n"
-    status = f"phase: Running\nstartTime: {{{{ Now | Quote }}}}\n{address}{_containers('true', state)}"
+    status = f"phase: Running\nstartTime: {{{{ Now | Quote }}}}\n{_containers('true', state)}"
     return _stage("Pod", "pod-runs", selector, status)
 
 
 def _ends(seconds: float, message: str) -> Object:
     selector = [_not_deleted(), {"key": ".status.phase", "operator": "In", "values": ["Running"]}]
-    before, _, after = message.partition(INDEX_HERE)
+    before, here, after = message.partition(INDEX_HERE)
     index = f'(or (index $root.metadata.annotations "{INDEX}") "")'
-    said = f"printf `%s%s%s` `{before}` {index if after else '``'} `{after}`"
+    said = f"printf `%s%s%s` `{before}` {index if here else '``'} `{after}`"
     times = "startedAt: {{ Now | Quote }}, finishedAt: {{ Now | Quote }}"
     state = f"terminated: {{exitCode: 0, reason: Completed, {times}, message: {{{{ {said} | Quote }}}}}}"
     status = f"phase: Succeeded\n{_containers('false', state)}"

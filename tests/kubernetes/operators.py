@@ -9,6 +9,7 @@ with Operator(access, "some-namespace") as operator:
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -33,6 +34,7 @@ KUBE_VERSION = "1.35"
 
 READY_SECONDS = 60
 STOP_SECONDS = 20
+SHOWN_CHARS = 8_000
 
 QUICK = {
     "INFERBENCH_OPERATOR_RUNNER_IMAGE": "inferbench-runner:test",
@@ -70,8 +72,10 @@ class Operator:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Stop it."""
+        """Stop it, and say the end of its log, which pytest shows of a test that failed."""
         self.stop()
+        print(self.said[-SHOWN_CHARS:], file=sys.stderr)  # noqa: T201 (pytest keeps it)
+        shutil.rmtree(self.home)
 
     @property
     def token(self) -> str:
