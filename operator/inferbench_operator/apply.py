@@ -38,9 +38,15 @@ class Hands:
         except ApiError as error:
             return _refusal(error)
 
-    async def keep_shard(self, benchmark: SeenBenchmark, manifest: Manifest) -> Mapping[str, str]:
-        """Make a shard; return what it holds, which differs from what was sent where another operator was quicker."""
-        made = await self._made(kube.config_maps(benchmark.key.namespace), manifest, benchmark)
+    async def keep_shard(self, benchmark: SeenBenchmark, manifest: Manifest) -> Mapping[str, str] | None:
+        """Make a shard; return what it holds, which differs from what was sent where another operator was quicker.
+
+        None where the name is taken by what does not belong to the benchmark.
+        """
+        try:
+            made = await self._made(kube.config_maps(benchmark.key.namespace), manifest, benchmark)
+        except NotOursError:
+            return None
         data: Mapping[str, str] = made.get("data") or {}
         return data
 

@@ -19,6 +19,8 @@ log = logging.getLogger(__name__)
 
 DELETED = "DELETED"
 
+Seen = SeenBenchmark | SeenJob | SeenPod
+
 
 @dataclass
 class Family:
@@ -35,6 +37,8 @@ class Cache:
         """Start knowing nothing."""
         self.benchmarks: dict[Key, SeenBenchmark] = {}
         self._families: dict[Key, Family] = {}
+        self._deleted: set[str] = set()
+        """Uids of benchmarks that were deleted since the last list, which may still have them."""
 
     def jobs(self, benchmark: SeenBenchmark) -> tuple[SeenJob, ...]:
         """Return a benchmark's Jobs, ascending by stage, also those that were deleted while it ran."""
@@ -52,11 +56,10 @@ class Cache:
         """Hear of an InferenceBenchmark."""
         seen = observing.benchmark(raw)
         if kind == DELETED:
+            self._deleted.add(seen.uid)
             self._forget(seen)
             return seen.key
         before = self.benchmarks.get(seen.key)
-        if before is not None and before.uid == seen.uid and _is_older(seen, before):
-            return None
         self.keep(seen)
         return None if self.benchmarks[seen.key] == before else seen.key
 
@@ -67,8 +70,11 @@ class Cache:
             return None
         family = self._family_for(key)
         before = family.jobs.get(job.uid)
-        if kind == DELETED and self.is_finished(key):
+        if before is not None and _is_older(job, before):
+            return None
+        if kind == DELETED and not self._is_awaited(key, job):
             family.jobs.pop(job.uid, None)
+            self._tidy(key)
             return None
         family.jobs[job.uid] = replace(job, is_gone=True) if kind == DELETED else job
         return None if family.jobs[job.uid] == before else key
@@ -80,50 +86,86 @@ class Cache:
             return None
         family = self._family_for(key)
         before = family.pods.get(pod.uid)
-        if kind == DELETED and not pod.has_ended:
+        if before is not None and _is_older(pod, before):
+            return None
+        if kind == DELETED and (not pod.has_ended or pod.job_uid not in family.jobs):
             family.pods.pop(pod.uid, None)
+            self._tidy(key)
             return key if before is not None else None
         family.pods[pod.uid] = pod
         return key if _matters(before, pod) else None
 
     def keep(self, seen: SeenBenchmark) -> None:
-        """Keep a benchmark as it is now; of a finished one little is kept."""
+        """Keep a benchmark as it is now, unless something newer was heard; of a finished one little is kept."""
+        before = self.benchmarks.get(seen.key)
+        if before is not None and before.uid == seen.uid and _is_older(seen, before):
+            return
         if seen.is_finished:
             seen = replace(seen, status={key: seen.status[key] for key in KEPT_WHEN_FINISHED if key in seen.status})
             self._family(seen.key).pods.clear()
         self.benchmarks[seen.key] = seen
 
     def keep_job(self, key: Key, job: SeenJob) -> None:
-        """Keep a Job that was just made, before the watch tells of it."""
-        self._family_for(key).jobs[job.uid] = job
+        """Keep a Job that was just made or changed, unless the watch has told something newer of it."""
+        jobs = self._family_for(key).jobs
+        if (before := jobs.get(job.uid)) is None or not _is_older(job, before):
+            jobs[job.uid] = job
 
-    def renew(self, benchmarks: Iterable[Json], jobs: Iterable[Json], pods: Iterable[Json]) -> set[Key]:
-        """Take a list of everything for truth, and return the benchmarks that it changes or that still run."""
-        listed = [observing.benchmark(raw) for raw in benchmarks]
-        gone = [seen for key, seen in self.benchmarks.items() if key not in {each.key for each in listed}]
-        changed = {seen.key for seen in gone}
+    def renew(self, benchmarks: Iterable[Json], jobs: Iterable[Json], pods: Iterable[Json], version: int) -> set[Key]:
+        """Take a list of everything for truth, and return the benchmarks that it changes or that still run.
+
+        A list may be older than what the watches have told meanwhile. `version` is the resource version that it is of:
+        what is newer stays as it is, and is not missing either.
+        """
+        listed = {seen.key: seen for seen in map(observing.benchmark, benchmarks) if seen.uid not in self._deleted}
+        self._deleted.clear()
+        gone = [seen for key, seen in self.benchmarks.items() if key not in listed and not _is_newer(seen, version)]
         for seen in gone:
             self._forget(seen)
-        for seen in listed:
-            self.keep(seen)
-            if not seen.is_finished:
-                changed.add(seen.key)
-        changed |= self._renewed_jobs(list(jobs))
-        changed |= {key for raw in pods if (key := self.heard_pod(None, raw)) is not None}
-        return changed
+        for key, seen in listed.items():
+            known = self.benchmarks.get(key)
+            if known is None or not _is_older(seen, known):  # of another uid, too
+                self.keep(seen)
+        changed = {seen.key for seen in gone} | {key for key in listed if not self.is_finished(key)}
+        return changed | self._renewed_jobs(list(jobs), version) | self._renewed_pods(list(pods), version)
 
-    def _renewed_jobs(self, jobs: list[Json]) -> set[Key]:
+    def _renewed_jobs(self, jobs: list[Json], version: int) -> set[Key]:
         """Take Jobs that are not listed for deleted."""
         present = {raw["metadata"]["uid"] for raw in jobs}
         changed = {key for raw in jobs if (key := self.heard_job(None, raw)) is not None}
         for key, family in self._families.items():
             for uid, job in tuple(family.jobs.items()):
-                if uid not in present and self.is_finished(key):
+                if uid in present or _is_newer(job, version):
+                    continue
+                if not self._is_awaited(key, job):
                     del family.jobs[uid]
-                elif uid not in present and not job.is_gone:
+                elif not job.is_gone:
                     family.jobs[uid] = replace(job, is_gone=True)
                     changed.add(key)
         return changed
+
+    def _renewed_pods(self, pods: list[Json], version: int) -> set[Key]:
+        """Forget pods that are not listed, but for what they have said; and families of which nothing is left."""
+        present = {raw["metadata"]["uid"] for raw in pods}
+        changed = {key for raw in pods if (key := self.heard_pod(None, raw)) is not None}
+        for key, family in tuple(self._families.items()):
+            for uid, pod in tuple(family.pods.items()):
+                if uid not in present and not pod.has_ended and not _is_newer(pod, version):
+                    del family.pods[uid]
+                    changed.add(key)
+            self._tidy(key)
+        return changed
+
+    def _is_awaited(self, key: Key, job: SeenJob) -> bool:
+        """Tell whether somebody still waits for what comes of a Job."""
+        seen = self.benchmarks.get(key)
+        return seen is not None and not seen.is_finished and seen.uid == job.owner_uid
+
+    def _tidy(self, key: Key) -> None:
+        """Drop the family of a benchmark that is gone, once the last of its Jobs and pods is gone too."""
+        family = self._family(key)
+        if key not in self.benchmarks and not family.jobs and not family.pods:
+            self._families.pop(key, None)
 
     def _family(self, key: Key) -> Family:
         return self._families.get(key) or Family()
@@ -135,6 +177,10 @@ class Cache:
         """Tell whether a benchmark has ended; one that is not known has not."""
         seen = self.benchmarks.get(key)
         return seen is not None and seen.is_finished
+
+    def has_open_job(self, key: Key) -> bool:
+        """Tell whether the end of a Job of this benchmark is still to come."""
+        return any(not job.is_over for job in self._family(key).jobs.values())
 
     def count_benchmarks(self) -> dict[str, float]:
         """Count benchmarks by where they stand."""
@@ -171,16 +217,21 @@ KEPT_WHEN_FINISHED = ("conditions", "observedGeneration", "startTime", "completi
 
 
 def _matters(before: SeenPod | None, now: SeenPod) -> bool:
-    """Tell whether a decision may depend on what is new about a pod: its end, and what keeps it from starting."""
+    """Tell whether a decision may depend on what is new about a pod: its end, what keeps it from starting or ending."""
+    told = (now.has_ended, now.message, now.trouble, now.gone_by)
     if before is None:
-        return now.has_ended or now.trouble is not None
-    return (before.has_ended, before.message, before.trouble) != (now.has_ended, now.message, now.trouble)
+        return told != (False, b"", None, None)
+    return told != (before.has_ended, before.message, before.trouble, before.gone_by)
 
 
-def _is_older(one: SeenBenchmark, other: SeenBenchmark) -> bool:
-    """Compare versions of one object; since Kubernetes 1.35 they are promised to be numbers that grow."""
-    versions = (one.resource_version, other.resource_version)
-    return all(version.isdecimal() for version in versions) and int(versions[0]) < int(versions[1])
+def _is_older(one: Seen, other: Seen) -> bool:
+    """Compare versions; since Kubernetes 1.35 they are promised to be numbers that grow."""
+    return one.resource_version.isdecimal() and _is_newer(other, int(one.resource_version))
+
+
+def _is_newer(one: Seen, version: int) -> bool:
+    """Tell whether an object was changed after a version."""
+    return one.resource_version.isdecimal() and int(one.resource_version) > version
 
 
 def _read(reader: Callable[[Json], Any], raw: Mapping[str, Any]) -> Any:

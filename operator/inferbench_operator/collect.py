@@ -15,7 +15,7 @@ from inferbench_contract.errors import ResultError
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult
 from inferbench_contract.words import Outcome
-from inferbench_operator.observed import Attempt, Observed, SeenJob, SeenPod
+from inferbench_operator.observed import Attempt, Observed, SeenJob, SeenPod, has_passed
 
 BAD_CONFIGURATION_STATUS = 43
 ENVIRONMENT_FAULT_STATUS = 44
@@ -64,10 +64,10 @@ def collect(observed: Observed, plan: Plan, now: datetime, lost_after: timedelta
             final[sweep.index] = found
     open_ = [sweep.index for sweep in plan.sweeps if sweep.index not in final]
     over = [index for index in open_ if (stages[index].is_over if index in stages else _had_a_job(observed))]
-    waits_until = max((_arrival(stages[index], lost_after) for index in over if index in stages), default=None)
-    is_waiting = waits_until is not None and waits_until > now
-    lost = {} if is_waiting else {index: tried.get(index, ()) for index in over}
-    return Collected(final, lost, _fault(observed), waits_until if is_waiting else None)
+    ends = [_end_of(stages[index]) for index in over if index in stages]
+    waits_until = max((end + lost_after for end in ends if not has_passed(end, lost_after, now)), default=None)
+    lost = {} if waits_until is not None else {index: tried.get(index, ()) for index in over}
+    return Collected(final, lost, _fault(observed), waits_until)
 
 
 def stages_so_far(observed: Observed) -> int:
@@ -122,9 +122,9 @@ def _has_failed(job: SeenJob, sweep: int) -> bool:
     return any(job.sweep(place) == sweep for place in job.failed_places if place < len(job.all_sweeps))
 
 
-def _arrival(job: SeenJob, lost_after: timedelta) -> datetime:
+def _end_of(job: SeenJob) -> datetime:
     """Jobs and pods are watched apart, so the last message may come a little after the end of its Job."""
-    return (job.ended or job.created) + lost_after
+    return job.ended or job.created
 
 
 def _fault(observed: Observed) -> str | None:

@@ -12,7 +12,7 @@ from inferbench_contract.summary import Summary
 from inferbench_contract.words import Judgement
 from inferbench_operator import observed as observing
 from inferbench_operator.observed import Json
-from inferbench_operator.standing import Standing, open_job
+from inferbench_operator.standing import Standing, is_held, open_job
 
 MAX_MESSAGE_CHARS = 1_024
 """Of one condition: nine of them, the summary and the shards have to fit into 8 kB of status in the usual case."""
@@ -91,14 +91,9 @@ def _running(standing: Standing) -> Condition:
         return Condition("Running", FALSE, standing.obstacle.reason, standing.obstacle.message)
     if job is not None and job.is_suspended and job.is_queued:
         return Condition("Running", FALSE, "WaitingForQuota", "Kueue has not admitted the Job yet.")
-    if _is_held(standing):
+    if is_held(standing.observed):
         return Condition("Running", FALSE, "Suspended", "spec.suspend is true.")
     return Condition("Running", TRUE, "SweepsRunning")
-
-
-def _is_held(standing: Standing) -> bool:
-    spec = standing.spec
-    return spec is not None and spec.suspend and spec.queue_name is None
 
 
 def _suspended(standing: Standing) -> Condition:
@@ -106,7 +101,7 @@ def _suspended(standing: Standing) -> Condition:
     if standing.ending is None and spec is not None and spec.suspend and spec.queue_name is not None:
         advice = "Kueue starts and stops this Job; deactivate its Workload instead of setting spec.suspend."
         return Condition("Suspended", FALSE, "ManagedByKueue", advice)
-    if standing.ending is None and _is_held(standing):
+    if standing.ending is None and is_held(standing.observed):
         advice = "Set spec.suspend to false to go on; what is measured stays."
         return Condition("Suspended", TRUE, "SuspendedBySpec", advice)
     return Condition("Suspended", FALSE, "NotSuspended")

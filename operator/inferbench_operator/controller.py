@@ -51,6 +51,7 @@ class Memory:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     shards: dict[str, Shard] | None = None
     missing_shards: tuple[str, ...] = ()
+    taken_names: frozenset[str] = frozenset()
     refusal: Refusal | None = None
     pod_refusals: dict[str, Trouble] = field(default_factory=dict)
     asked: datetime | None = None
@@ -119,18 +120,21 @@ class Controller:
         memory = self._memory(seen)
         observed = await self._observed(seen, memory)
         decision = decide(observed, self._settings, self._clock(), memory.written)
-        if decision.job is not None:
+        if decision.job is None:
+            memory.refusal = None  # nothing is asked for, so nothing is tried again
+        else:
             observed = await self._begun(observed, memory, decision)
             decision = replace(decide(observed, self._settings, self._clock(), memory.written), job=None)
         await self._carry_out(observed, memory, decision)
-        if observed.refusal is not None and not observed.refusal.is_final:
-            raise BlockedError(observed.refusal.message)
+        if memory.refusal is not None and not memory.refusal.is_final:
+            raise BlockedError(memory.refusal.message)
 
     # ---- observing -------------------------------------------------------------------------------
 
     def _memory(self, seen: SeenBenchmark) -> Memory:
         memory = self._memories.get(seen.key)
         if memory is None or memory.uid != seen.uid:
+            self._forget(seen.key)  # what one of the same name has measured is not this one's
             memory = self._memories[seen.key] = Memory(seen.uid)
         return memory
 
@@ -157,6 +161,7 @@ class Controller:
             refusal=memory.refusal,
             pod_refusals=memory.pod_refusals,
             missing_shards=memory.missing_shards,
+            taken_names=memory.taken_names,
         )
         await self._ask_why(observed, memory)
         return replace(observed, pod_refusals=dict(memory.pod_refusals))
@@ -193,9 +198,10 @@ class Controller:
         return None
 
     async def _plan_in_shard(self, seen: SeenBenchmark) -> Plan | None:
-        for named in (seen.status.get("shards") or ())[:1]:
+        for named in seen.status.get("shards") or ():  # it is in the first that was made
             data = await self._config_map(seen.key, named["configMap"])
-            return _loaded(data[shards.PLAN], named["configMap"]) if data and shards.PLAN in data else None
+            if data and shards.PLAN in data:
+                return _loaded(data[shards.PLAN], named["configMap"])
         return None
 
     async def _recall_shards(self, seen: SeenBenchmark, memory: Memory, plan: Plan) -> None:
@@ -286,11 +292,14 @@ class Controller:
             self._queue.add_after(seen.key, decision.again_after.total_seconds())
 
     async def _keep_shard(self, seen: SeenBenchmark, memory: Memory, new: NewShard) -> bool:
-        """Make a shard; False where one of that name holds something else, which is then taken for true."""
+        """Make a shard; False where its name holds something else: results, which then count, or nothing of ours."""
         data = await self._hands.keep_shard(seen, jobs.config_map(seen, new.name, new.data))
-        kept = new.shard if data == new.data or memory.plan is None else _shard(new.name, data, memory.plan)
+        kept = None
+        if data is not None:
+            kept = new.shard if data == new.data or memory.plan is None else _shard(new.name, data, memory.plan)
         if kept is None:
-            memory.missing_shards = (*memory.missing_shards, new.name)
+            log.warning("ConfigMap %s is not of this benchmark; its results get another name", new.name)
+            memory.taken_names |= {new.name}
             return False
         memory.shards = {**(memory.shards or {}), kept.name: kept}
         return kept.sha256 == new.shard.sha256
@@ -312,6 +321,8 @@ class Controller:
         memory.is_published = True
         memory.plan, memory.shards = None, None
         memory.attempts.clear()
+        if memory.wanted is not None and memory.wanted.spec.ttl_seconds_after_finished is None:
+            memory.wanted = None  # nothing is left to be decided by it
 
     def _published(self, wanted: InferenceBenchmark, found: summary.Summary, seen: SeenBenchmark) -> Published:
         status = seen.status

@@ -24,6 +24,16 @@ JOBS = ("batch", "v1", "jobs")
 PODS = ("", "v1", "pods")
 WATCHED = ("inferencebenchmarks", "jobs", "pods")
 
+PODS_SECONDS = 2.0
+"""News of pods wait so long for each other while their Job runs: a dozen that end together cost one look, and the
+status is not written more often anyway. The end of a Job waits for nothing."""
+
+PAGE = 100
+"""Objects that kopf lists at once. It keeps the last page for as long as it watches: 45 kB for each benchmark."""
+
+IDLE_SECONDS = 0.1
+"""kopf keeps the last event of an object in memory for so long (by itself: 5 s): at the start, that is all of them."""
+
 Login = Callable[[], Awaitable[kopf.AiohttpSession]]
 
 
@@ -34,7 +44,11 @@ def registry(cache: Cache, queue: Queue[Key], heard: Callable[[str], None], logi
     def watch(resource: tuple[str, str, str], hear: Callable[[str | None, Json], Key | None]) -> None:
         async def handler(event: Any, **_: Any) -> None:
             heard(resource[2])
-            if (key := hear(event["type"], event["object"])) is not None:
+            if (key := hear(event["type"], event["object"])) is None:
+                return
+            if resource is PODS and cache.has_open_job(key):
+                queue.add_after(key, PODS_SECONDS)
+            else:
                 queue.add(key)
 
         kopf.on.event(*resource, id=f"{resource[2]}-changed", registry=handlers)(handler)
@@ -60,10 +74,11 @@ def settings() -> kopf.OperatorSettings:
     chosen.watching.server_timeout = WATCH_SECONDS
     chosen.watching.client_timeout = WATCH_SECONDS + 30
     chosen.watching.connect_timeout = 10
-    chosen.watching.chunk_size = 500
+    chosen.watching.chunk_size = PAGE
     chosen.watching.label_selectors[JOBS] = SELECTOR
     chosen.watching.label_selectors[PODS] = SELECTOR
     chosen.networking.request_timeout = 30
+    chosen.queueing.idle_timeout = IDLE_SECONDS
     chosen.process.ultimate_exiting_timeout = 10
     chosen.persistence.diffbase_storage = _NoDiffBase()
     chosen.persistence.progress_storage = _NoProgress()

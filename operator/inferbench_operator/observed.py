@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
@@ -98,6 +98,7 @@ class SeenJob:
     ttl_seconds: int | None
     is_gone: bool = False
     """Whether somebody deleted it, or is about to."""
+    resource_version: str = field(default="", compare=False)
 
     @property
     def is_over(self) -> bool:
@@ -143,6 +144,9 @@ class SeenPod:
     trouble: Trouble | None
     is_deleting: bool
     node: str = ""
+    gone_by: datetime | None = None
+    """When it should have ended, of one that is being deleted; later only if its node does not answer."""
+    resource_version: str = field(default="", compare=False)
 
     @property
     def has_ended(self) -> bool:
@@ -213,6 +217,8 @@ class Observed:
     """By Job name: why its pods were not even created (quota, LimitRange, Pod Security)."""
     missing_shards: tuple[str, ...] = ()
     """Shards that the status names and the cluster no longer has."""
+    taken_names: frozenset[str] = frozenset()
+    """Names of shards under which something else stands."""
 
 
 def benchmark(raw: Json) -> SeenBenchmark:
@@ -255,6 +261,7 @@ def job(raw: Json) -> SeenJob:
         failed_places=_places(status.get("failedIndexes")),
         ttl_seconds=spec.get("ttlSecondsAfterFinished"),
         is_gone="deletionTimestamp" in metadata,
+        resource_version=metadata.get("resourceVersion", ""),
     )
 
 
@@ -279,6 +286,8 @@ def pod(raw: Json) -> SeenPod:
         trouble=_trouble(status, container),
         is_deleting="deletionTimestamp" in metadata,
         node=(raw.get("spec") or {}).get("nodeName") or "",
+        gone_by=_time_or_none(metadata.get("deletionTimestamp")),
+        resource_version=metadata.get("resourceVersion", ""),
     )
 
 
@@ -296,6 +305,15 @@ def condition(status: Json, kind: str) -> Json:
 def condition_status(status: Json, kind: str) -> str:
     """Return True, False or Unknown, also where the condition is not there."""
     return str(condition(status, kind).get("status", "Unknown"))
+
+
+def has_passed(since: datetime, patience: timedelta, now: datetime) -> bool:
+    """Tell whether a wait of seconds is over.
+
+    `since` may be told by another machine's clock, or by ours before it was set back. What lies that far in the future
+    shows that the clocks disagree, and waiting until they agree might take for ever: then it is over too.
+    """
+    return abs(now - since) >= patience
 
 
 def time(text: str) -> datetime:

@@ -151,10 +151,17 @@ def _summary(observed: Observed, plan: Plan, collected: Collected) -> Summary | 
 def _is_summary_due(
     observed: Observed, collected: Collected, settings: Settings, now: datetime, written: Written
 ) -> bool:
+    """Tell whether there is news to sum up, and the status that carries it may be written now."""
     told = (observed.benchmark.status.get("summary") or {}).get("sweeps", {}).get("finished", 0)
     if len(collected.final) == told:
         return False
-    return written.summary is None or now - written.summary >= timedelta(seconds=settings.summary_interval_seconds)
+    return _is_due(written.status, settings.status_interval_seconds, now) and _is_due(
+        written.summary, settings.summary_interval_seconds, now
+    )
+
+
+def _is_due(before: datetime | None, seconds: int, now: datetime) -> bool:
+    return before is None or observing.has_passed(before, timedelta(seconds=seconds), now)
 
 
 def _next_step(
@@ -192,8 +199,9 @@ def _next_job(
 ) -> Manifest | None:
     """Return the stage that comes next, if it is time for it: stages never run side by side."""
     stage = collect.stages_so_far(observed)
-    is_held = spec.suspend and spec.queue_name is None
-    if standing.open_job(observed) is not None or is_held or collected.waits_until is not None:
+    if standing.open_job(observed) is not None or standing.is_held(observed) or standing.is_emptying(observed):
+        return None
+    if collected.waits_until is not None:
         return None
     if stage == 0:
         return jobs.job(observed.benchmark, spec, plan, 0, None, settings) if plan.sweeps else None
@@ -257,11 +265,18 @@ def _until_status_is_due(
         return timedelta(0)
     if before.get("sweeps") == after.get("sweeps") and before.get("summary") == after.get("summary"):
         return None  # only a message or a shard is new; it goes with the next counter
-    return max(timedelta(0), written.status + timedelta(seconds=settings.status_interval_seconds) - now)
+    interval = timedelta(seconds=settings.status_interval_seconds)
+    is_due = observing.has_passed(written.status, interval, now)
+    return timedelta(0) if is_due else written.status + interval - now
+
+
+UNHURRIED = "HardwareUniform"
+"""Told with the first result, whose counters follow within seconds anyway: no headline of its own."""
 
 
 def _headlines(content: Json) -> tuple[Any, ...]:
-    told = [(each["type"], each["status"], each["reason"]) for each in content.get("conditions") or ()]
+    conditions = content.get("conditions") or ()
+    told = [(each["type"], each["status"], each["reason"]) for each in conditions if each["type"] != UNHURRIED]
     stages = [stage["job"] for stage in content.get("stages") or ()]
     return told, stages, content.get("plan"), content.get("observedGeneration")
 
@@ -296,11 +311,12 @@ def _until_shard_is_due(
 
 
 def _new_shard(observed: Observed, plan: Plan, unsafe: Sequence[SweepResult]) -> NewShard:
-    taken = {shard.name for shard in observed.shards}
+    """Return the next shard; the plan lies in the first one."""
+    taken = {shard.name for shard in observed.shards} | observed.taken_names
     names = (jobs.shard_name(observed.benchmark, plan, number) for number in count())
-    name, is_first = next((name, number == 0) for number, name in enumerate(names) if name not in taken)
+    name = next(name for name in names if name not in taken)
     results = tuple(unsafe[: packing.MAX_RESULTS])
-    return NewShard(name, packing.pack(results, plan if is_first else None), results)
+    return NewShard(name, packing.pack(results, None if observed.shards else plan), results)
 
 
 # ---- a benchmark that ends, or has ended ---------------------------------------------------------

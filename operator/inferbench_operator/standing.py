@@ -16,6 +16,9 @@ from inferbench_operator.observed import Observed, SeenJob, SeenPod, Trouble
 STARTING = timedelta(seconds=2)
 """A pod younger than this may be unschedulable for a moment only: the scheduler has not seen the last one end."""
 
+STUCK = timedelta(seconds=10)
+"""After the end of its grace period a kubelet has killed a pod; the API server hears of it within a second."""
+
 UNEXPLAINED = timedelta(seconds=10)
 """A Job that has had no pod for this long is asked why: the Job controller needs 1 to 3 seconds between two pods."""
 
@@ -57,20 +60,45 @@ def open_job(observed: Observed) -> SeenJob | None:
     return next((job for job in reversed(observed.jobs) if not job.is_over), None)
 
 
+def is_held(observed: Observed) -> bool:
+    """Tell whether its author wants it to wait; a benchmark in a queue of Kueue is started and stopped there."""
+    spec = None if observed.wanted is None else observed.wanted.spec
+    return spec is not None and spec.suspend and spec.queue_name is None
+
+
 def obstacle(observed: Observed, now: datetime) -> Trouble | None:
     """Tell why nothing runs: what the API server refused, or what the pods wait for."""
-    if observed.refusal is not None:
+    if observed.refusal is not None and not is_held(observed):
         return Trouble(observed.refusal.reason, observed.refusal.message)
+    if (stuck := _stuck(observed, now)) is not None:
+        return stuck
     job = open_job(observed)
     if job is None or job.is_suspended:
         return None
-    live = [pod for pod in observed.pods if pod.job_uid == job.uid and not pod.has_ended]
+    live = [pod for pod in observed.pods if pod.job_uid == job.uid]
     if any(pod.phase == "Running" and pod.trouble is None for pod in live):
         return None
-    troubled = [pod for pod in live if pod.trouble is not None and now - pod.created >= STARTING]
+    troubled = [pod for pod in live if pod.trouble is not None and observing.has_passed(pod.created, STARTING, now)]
     if troubled:
         return _explained(min(troubled, key=lambda pod: pod.created))
     return None if live else observed.pod_refusals.get(job.name)
+
+
+def is_emptying(observed: Observed) -> bool:
+    """Tell whether pods of a Job that somebody deleted still run: the next stage waits until they have ended."""
+    gone = {job.uid for job in observed.jobs if job.is_gone}
+    return any(pod.job_uid in gone for pod in observed.pods)
+
+
+def _stuck(observed: Observed, now: datetime) -> Trouble | None:
+    """Tell of a pod that was deleted and does not end, where no other runs: neither its Job nor a stage goes on."""
+    late = [pod for pod in observed.pods if pod.gone_by is not None and now - pod.gone_by >= STUCK]
+    if not late or any(pod.phase == "Running" and pod not in late for pod in observed.pods):
+        return None
+    first = min(late, key=lambda pod: pod.name)
+    what = f"Pod {first.name} was deleted and does not end; node {first.node or 'unknown'} may be gone."
+    advice = f"Bring the node back, or give the pod up: kubectl delete pod {first.name} --force."
+    return Trouble("PodDoesNotEnd", f"{what} {advice}")
 
 
 def is_unexplained(observed: Observed, now: datetime) -> bool:
@@ -79,19 +107,21 @@ def is_unexplained(observed: Observed, now: datetime) -> bool:
     if job is None or job.is_suspended or any(pod.job_uid == job.uid for pod in observed.pods):
         return False
     ends = [each.pod.finished for each in observed.attempts if each.pod.finished is not None]
-    return now - max([job.created, *ends]) >= UNEXPLAINED
+    return observing.has_passed(max([job.created, *ends]), UNEXPLAINED, now)
 
 
 def next_look(observed: Observed, now: datetime) -> timedelta | None:
     """Tell when time alone may change what stands in the way; None: never."""
+    ends = [pod.gone_by + STUCK - now for pod in observed.pods if pod.gone_by is not None]
+    late = [wait for wait in ends if wait > timedelta(0)]
     job = open_job(observed)
     if job is None or job.is_suspended:
-        return None
-    young = [pod.created + STARTING - now for pod in observed.pods if pod.trouble is not None]
-    waits = [wait for wait in young if wait > timedelta(0)]
+        return min(late, default=None)
+    young = [pod.created for pod in observed.pods if pod.trouble is not None]
+    waits = [created + STARTING - now for created in young if not observing.has_passed(created, STARTING, now)]
     if not any(pod.job_uid == job.uid for pod in observed.pods):
         waits.append(UNEXPLAINED)
-    return min(waits, default=None)
+    return min([*waits, *late], default=None)
 
 
 def ending(
@@ -128,9 +158,12 @@ def _judged(found: Summary, spec: BenchmarkSpec) -> Ending:
 
 
 def _blocked_since(observed: Observed) -> datetime | None:
-    running = observing.condition(observed.benchmark.status, "Running")
-    is_blocked = running.get("status") == "False" and running.get("lastTransitionTime")
-    return observing.time(running["lastTransitionTime"]) if is_blocked else None
+    """Tell since when it runs no more although it should: not since it was suspended, or waited in a queue."""
+    told = [observing.condition(observed.benchmark.status, kind) for kind in ("Running", "Suspended", "QuotaReserved")]
+    running, suspended, reserved = told
+    if running.get("status") != "False" or suspended.get("status") == "True" or reserved.get("reason") == "Waiting":
+        return None
+    return max(observing.time(each["lastTransitionTime"]) for each in told if each)
 
 
 IMAGE_REASONS = frozenset({

@@ -140,7 +140,14 @@ def install_crds(kubectl: Kubectl) -> None:
     if not list(CRDS.glob("*.yaml")):
         return
     kubectl.apply(CRDS, "--server-side", "--force-conflicts")
-    kubectl.run("wait", "--for=condition=Established", f"--timeout={ESTABLISHED_SECONDS}s", "--filename", str(CRDS))
+    eventually(lambda: _are_established(kubectl), ESTABLISHED_SECONDS, f"what {CRDS} defines to be served")
+
+
+def _are_established(kubectl: Kubectl) -> bool:
+    """Look for the condition; `kubectl wait` fails on a definition so new that it has no conditions at all."""
+    found = kubectl.get("--filename", str(CRDS))
+    told = [each.get("status", {}).get("conditions") or [] for each in found.get("items", [found])]
+    return all(any(c["type"] == "Established" and c["status"] == "True" for c in each) for each in told)
 
 
 def new_namespace(api: Api, told: str = "test") -> str:

@@ -170,12 +170,12 @@ RESOURCES = (
 """What the operator uses, and what somebody who took it over would like to have."""
 
 RIGHTS = {
-    ("inferbench.dev", "inferencebenchmarks", ""): {"get", "list", "watch", "delete"},
+    ("inferbench.dev", "inferencebenchmarks", ""): {"list", "watch", "delete"},
     ("inferbench.dev", "inferencebenchmarks", "status"): {"patch"},
     ("batch", "jobs", ""): {"get", "list", "watch", "create", "patch"},
     ("", "pods", ""): {"list", "watch"},
     ("", "configmaps", ""): {"get", "create"},
-    ("", "events", ""): {"get", "create", "list"},
+    ("", "events", ""): {"create", "list"},
 }
 
 

@@ -6,10 +6,14 @@ import copy
 
 import pytest
 
+from inferbench_contract.result import MAX_BYTES
+from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
 from inferbench_operator.observed import Key
 
 KEY = Key("lab", "resnet50")
+LATER = 1_000
+"""A resource version after all that the tests begin with."""
 
 
 def a_benchmark(*, status=None, uid="b1", version="5", generation=1, **metadata):
@@ -174,6 +178,13 @@ def test_a_message_outlives_its_pod(cache):
     assert (pod.message, pod.exit_code) == (b"partial", 137)
 
 
+def test_of_a_message_no_more_is_kept_than_shows_that_it_is_too_long(cache):
+    cache.heard_pod("MODIFIED", a_pod(phase="Succeeded", status=terminated(0, "x" * 100_000)))
+
+    (pod,) = cache.pods(cache.benchmarks[KEY])
+    assert len(pod.message) == MAX_BYTES + 1
+
+
 def test_a_pod_deleted_before_it_ended_is_forgotten(cache):
     cache.heard_pod("ADDED", a_pod())
 
@@ -200,14 +211,14 @@ def test_a_new_list_finds_what_was_deleted_unheard(cache):
     other = a_benchmark(uid="b9")
     other["metadata"]["name"] = "other"
 
-    changed = cache.renew([other], [], [])
+    changed = cache.renew([other], [], [], LATER)
 
     assert changed == {KEY, Key("lab", "other")}
     assert KEY not in cache.benchmarks
 
 
 def test_a_new_list_finds_jobs_that_are_gone(cache):
-    cache.renew([a_benchmark()], [], [])
+    cache.renew([a_benchmark()], [], [], LATER)
 
     assert [job.is_gone for job in cache.jobs(cache.benchmarks[KEY])] == [True]
 
@@ -215,7 +226,89 @@ def test_a_new_list_finds_jobs_that_are_gone(cache):
 def test_a_new_list_of_the_same_wakes_only_what_still_runs(cache):
     cache.heard_benchmark("MODIFIED", a_benchmark(version="9", status=FINISHED))
 
-    assert cache.renew([a_benchmark(version="9", status=FINISHED)], [a_job()], []) == set()
+    assert cache.renew([a_benchmark(version="9", status=FINISHED)], [a_job()], [], LATER) == set()
+
+
+def test_a_list_older_than_what_the_watches_told_changes_nothing(cache):
+    ended = versioned(a_pod(phase="Succeeded", status=terminated()), "30")
+    over = {"conditions": [{"type": "Complete", "status": "True"}]}
+    cache.heard_benchmark("MODIFIED", a_benchmark(version="20", status={"startTime": "x"}))
+    cache.heard_job("MODIFIED", versioned(a_job(status=over), "40"))
+    cache.heard_pod("MODIFIED", ended)
+
+    cache.renew([a_benchmark(version="5")], [versioned(a_job(), "6")], [versioned(a_pod(), "7")], 10)
+
+    benchmark = cache.benchmarks[KEY]
+    assert benchmark.status == {"startTime": "x"}
+    assert [job.end for job in cache.jobs(benchmark)] == ["Complete"]
+    assert [pod.has_ended for pod in cache.pods(benchmark)] == [True]
+
+
+def versioned(raw, version):
+    return {**raw, "metadata": {**raw["metadata"], "resourceVersion": version}}
+
+
+def test_what_was_made_after_a_list_is_not_missing_in_it():
+    cache = Cache()
+    cache.heard_benchmark("ADDED", a_benchmark(version="20"))
+    cache.heard_job("ADDED", versioned(a_job(), "21"))
+    cache.heard_pod("ADDED", versioned(a_pod(), "22"))
+
+    cache.renew([], [], [], 10)
+
+    (job,) = cache.jobs(cache.benchmarks[KEY])
+    assert not job.is_gone
+    assert len(cache.pods(cache.benchmarks[KEY])) == 1
+
+
+def test_a_list_does_not_bring_back_what_was_deleted_meanwhile(cache):
+    cache.heard_benchmark("DELETED", a_benchmark(version="20"))
+
+    assert cache.renew([a_benchmark(version="5")], [], [], 10) == set()
+    assert cache.benchmarks == {}
+
+
+def test_a_new_list_finds_pods_that_are_gone(cache):
+    cache.heard_pod("ADDED", a_pod(uid="gone"))
+    cache.heard_pod("ADDED", a_pod(uid="told", place="3", phase="Failed", status=terminated(1)))
+
+    assert cache.renew([a_benchmark()], [a_job()], [], LATER) == {KEY}
+    assert [pod.uid for pod in cache.pods(cache.benchmarks[KEY])] == ["told"]
+
+
+def test_a_job_as_the_server_answered_it_does_not_undo_what_was_heard_since(cache):
+    cache.heard_job("MODIFIED", versioned(a_job(suspend=True), "30"))
+
+    cache.keep_job(KEY, observing.job(versioned(a_job(), "29")))
+
+    assert [job.is_suspended for job in cache.jobs(cache.benchmarks[KEY])] == [True]
+
+
+def test_a_benchmark_as_the_server_answered_it_does_not_undo_what_was_heard_since(cache):
+    cache.heard_benchmark("MODIFIED", a_benchmark(version="30", generation=2))
+
+    cache.keep(observing.benchmark(a_benchmark(version="29", status={"startTime": "x"})))
+
+    assert cache.benchmarks[KEY].generation == 2
+
+
+def test_nothing_is_left_of_a_benchmark_whose_jobs_and_pods_go_after_it(cache):
+    cache.heard_pod("MODIFIED", a_pod(phase="Succeeded", status=terminated()))
+
+    cache.heard_benchmark("DELETED", a_benchmark(version="50"))
+    cache.heard_pod("MODIFIED", a_pod(phase="Succeeded", status=terminated()))
+    cache.heard_job("DELETED", a_job())
+    cache.heard_pod("DELETED", a_pod(phase="Succeeded", status=terminated()))
+
+    assert not cache._families
+
+
+def test_a_pod_that_has_to_end_is_news(cache):
+    cache.heard_pod("MODIFIED", a_pod(phase="Running"))
+    deleted = a_pod(phase="Running")
+    deleted["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
+
+    assert cache.heard_pod("MODIFIED", deleted) == KEY
 
 
 def test_states_are_counted(cache):

@@ -250,7 +250,8 @@ def test_a_job_that_was_deleted_while_no_operator_ran_is_followed_by_another_sta
 
 
 def test_a_shard_deleted_by_hand_while_the_benchmark_runs_is_measured_again():
-    world = World(wanted(measurement={"rounds": 4}), settings=SETTINGS.model_copy(update={"shard_after_seconds": 1}))
+    quick = SETTINGS.model_copy(update={"shard_after_seconds": 1, "status_interval_seconds": 1})
+    world = World(wanted(measurement={"rounds": 4}), settings=quick)
     while not world.status.get("shards"):
         world.look()
         world.step()

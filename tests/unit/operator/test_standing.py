@@ -1,0 +1,153 @@
+"""Where a benchmark stands: what is in its way, since when, and what waits for it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from inferbench_operator import standing
+from inferbench_operator.observed import JobEnd, Refusal, Trouble, written
+from inferbench_operator.reconcile import Written, decide
+from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, seen, wanted
+
+UNSCHEDULABLE = Trouble("Unschedulable", "0/3 nodes are available.")
+DAY = timedelta(seconds=SETTINGS.stuck_after_seconds)
+
+
+def observed(asked=None, status=None, **fields):
+    asked = asked or wanted()
+    world = World(asked)
+    return replace(world.observed, benchmark=seen(asked, status), **fields)
+
+
+@pytest.fixture
+def plan():
+    return World(wanted()).plan
+
+
+@pytest.fixture
+def job(plan):
+    return a_job(plan)
+
+
+# ---- obstacles -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected", "advice"),
+    [
+        ("Unschedulable", "Unschedulable", "Add such a node"),
+        ("ErrImagePull", "ImagePullFailed", "Mend spec.image"),
+        ("ImagePullBackOff", "ImagePullFailed", "Mend spec.image"),
+        ("CreateContainerConfigError", "PodCannotStart", "Mend spec.podTemplate"),
+    ],
+)
+def test_what_a_pod_waits_for_is_told_with_what_to_do(job, reason, expected, advice):
+    pod = a_pod(job, created=NOW - timedelta(seconds=2), trouble=Trouble(reason, "so"))
+
+    found = standing.obstacle(observed(jobs=(job,), pods=(pod,)), NOW)
+
+    assert found.reason == expected
+    assert pod.name in found.message
+    assert advice in found.message
+
+
+def test_a_pod_that_has_just_come_is_no_obstacle_yet(job):
+    pod = a_pod(job, created=NOW, trouble=UNSCHEDULABLE)
+
+    seen_now = observed(jobs=(job,), pods=(pod,))
+    assert standing.obstacle(seen_now, NOW) is None
+    assert standing.next_look(seen_now, NOW) == standing.STARTING
+
+
+def test_a_refusal_is_no_obstacle_to_one_that_is_suspended():
+    refusal = Refusal("QuotaExceeded", "exceeded quota", is_final=False)
+
+    assert standing.obstacle(observed(refusal=refusal), NOW).reason == "QuotaExceeded"
+    assert standing.obstacle(observed(wanted(suspend=True), refusal=refusal), NOW) is None
+
+
+def test_a_pod_that_was_deleted_and_does_not_end_is_named_with_its_node(job):
+    pod = a_pod(job, phase="Running", node="node-7", is_deleting=True, gone_by=NOW)
+    alone = observed(jobs=(job,), pods=(pod,))
+
+    assert standing.obstacle(alone, NOW + timedelta(seconds=9)) is None
+    assert standing.next_look(alone, NOW) == standing.STUCK
+    found = standing.obstacle(alone, NOW + standing.STUCK)
+    assert found.reason == "PodDoesNotEnd"
+    assert "node-7" in found.message
+    assert f"kubectl delete pod {pod.name} --force" in found.message
+
+
+def test_a_pod_that_does_not_end_is_no_obstacle_while_another_one_measures(job):
+    stuck = a_pod(job, 0, phase="Running", is_deleting=True, gone_by=NOW)
+    other = a_pod(job, 1, phase="Running")
+
+    assert standing.obstacle(observed(jobs=(job,), pods=(stuck, other)), NOW + timedelta(hours=1)) is None
+
+
+# ---- a Job that somebody deleted -----------------------------------------------------------------
+
+
+def test_the_next_stage_waits_until_the_pods_of_a_deleted_job_have_ended(plan, job):
+    gone = replace(job, is_gone=True)
+    told = {"stages": [{"job": job.name, "sweeps": 2, "reason": "Running"}]}
+    later = NOW + timedelta(seconds=11)
+    empty = observed(status=told, jobs=(gone,))
+
+    held = replace(empty, pods=(a_pod(gone, phase="Running"),))
+
+    assert decide(held, SETTINGS, later, Written()).job is None
+    assert decide(empty, SETTINGS, later, Written()).job is not None
+
+
+def test_a_job_that_ended_is_not_open_nor_one_that_is_gone(plan):
+    assert standing.open_job(observed(jobs=(a_job(plan),))) is not None
+    assert standing.open_job(observed(jobs=(a_job(plan, end=JobEnd.COMPLETE),))) is None
+    assert standing.open_job(observed(jobs=(a_job(plan, is_gone=True),))) is None
+
+
+# ---- how long ------------------------------------------------------------------------------------
+
+
+def conditions(**told):
+    """Return a status with conditions: kind=(status, reason, age)."""
+    return {
+        "conditions": [
+            {"type": kind, "status": status, "reason": reason, "lastTransitionTime": written(NOW - age)}
+            for kind, (status, reason, age) in told.items()
+        ]
+    }
+
+
+def ends(status, **fields):
+    refusal = Refusal("QuotaExceeded", "exceeded quota: few", is_final=False)
+    decision = decide(observed(status=status, refusal=refusal, **fields), SETTINGS, NOW, Written())
+    return condition(decision.status, "Finished")["status"] == "True"
+
+
+def test_what_is_blocked_for_a_day_ends():
+    blocked = ("False", "QuotaExceeded", DAY)
+
+    assert ends(conditions(Running=blocked, Suspended=("False", "NotSuspended", 2 * DAY)))
+    assert not ends(conditions(Running=("False", "QuotaExceeded", DAY / 2), Suspended=("False", "NotSuspended", DAY)))
+
+
+def test_days_of_suspension_do_not_count_as_days_of_waiting():
+    still = conditions(Running=("False", "Suspended", 2 * DAY), Suspended=("True", "SuspendedBySpec", 2 * DAY))
+    resumed = conditions(
+        Running=("False", "QuotaExceeded", 2 * DAY), Suspended=("False", "NotSuspended", timedelta(minutes=1))
+    )
+
+    assert not ends(still)
+    assert not ends(resumed)
+
+
+def test_days_in_a_queue_do_not_count_as_days_of_waiting():
+    told = {"Running": ("False", "WaitingForQuota", 2 * DAY), "Suspended": ("False", "NotSuspended", 2 * DAY)}
+
+    assert not ends(conditions(**told, QuotaReserved=("False", "Waiting", 2 * DAY)))
+    assert not ends(conditions(**told, QuotaReserved=("True", "Admitted", timedelta(minutes=1))))
+    assert ends(conditions(**told, QuotaReserved=("True", "Admitted", DAY)))
