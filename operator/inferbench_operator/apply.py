@@ -84,6 +84,15 @@ class Hands:
             if not (error.is_not_found or error.is_conflict):
                 raise
 
+    async def is_leaving(self, namespace: str) -> bool:
+        """Ask by a trial write whether a namespace is being deleted; nobody needs the right to read namespaces."""
+        trial = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "inferbench-trial-"}}
+        try:
+            await self.api.create(kube.config_maps(namespace), trial, dryRun="All")
+        except ApiError as error:
+            return error.is_terminating or error.is_not_found
+        return False
+
     async def why_no_pods(self, key: Key, job: SeenJob) -> Trouble | None:
         """Ask the Job controller's events why it could not make pods."""
         about = f"involvedObject.uid={job.uid},reason=FailedCreate"

@@ -24,7 +24,7 @@ from inferbench_operator.cache import Cache
 from inferbench_operator.kube import Api, ApiError
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Attempt, Key, Observed, Refusal, SeenBenchmark, SeenJob, Shard, Trouble
-from inferbench_operator.reconcile import Decision, NewShard, Written, decide
+from inferbench_operator.reconcile import Decision, JobPatch, NewShard, Written, decide
 from inferbench_operator.results_page import Published, ResultsPage
 from inferbench_operator.settings import Settings
 from inferbench_operator.workqueue import Queue, QueueClosed
@@ -55,6 +55,8 @@ class Memory:
     refusal: Refusal | None = None
     pod_refusals: dict[str, Trouble] = field(default_factory=dict)
     asked: datetime | None = None
+    asked_about: set[str] = field(default_factory=set)
+    """Pods whose deletion was looked into."""
     written: Written = field(default_factory=Written)
     is_published: bool = False
 
@@ -119,6 +121,8 @@ class Controller:
             return
         memory = self._memory(seen)
         observed = await self._observed(seen, memory)
+        if await self._was_let_go(observed, memory):
+            return
         decision = decide(observed, self._settings, self._clock(), memory.written)
         if decision.job is None:
             memory.refusal = None  # nothing is asked for, so nothing is tried again
@@ -252,6 +256,23 @@ class Controller:
             memory.asked = now
             if (found := await self._hands.why_no_pods(observed.benchmark.key, job)) is not None:
                 memory.pod_refusals[job.name] = found
+
+    async def _was_let_go(self, observed: Observed, memory: Memory) -> bool:
+        """End the Job of a namespace that is being deleted, before it waits for a pod that it may not make any more.
+
+        Kubernetes deletes a namespace's pods first and the rest when they are gone. The Job controller holds a failed
+        pod until it has made another one, which is refused by then: nothing would ever go (seen with 1.35.4).
+        """
+        job = standing.open_job(observed)
+        leaving = {pod.uid for pod in observed.pods if pod.is_deleting}
+        if job is None or job.is_suspended or observed.benchmark.is_finished or leaving <= memory.asked_about:
+            return False
+        memory.asked_about |= leaving
+        if not await self._hands.is_leaving(observed.benchmark.key.namespace):
+            return False
+        log.info("The namespace is being deleted, so Job %s is ended.", job.name)
+        await self._hands.patch_job(observed.benchmark.key, JobPatch(job.name, {"activeDeadlineSeconds": 1}))
+        return True
 
     # ---- carrying out ----------------------------------------------------------------------------
 

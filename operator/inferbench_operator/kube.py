@@ -281,9 +281,9 @@ class Api:
                 raise
             return await self.list(path, **{**query, "limit": 0})
 
-    async def create(self, path: str, body: Json) -> Json:
+    async def create(self, path: str, body: Json, **query: str | int) -> Json:
         """Make an object; `path` is that of all of them. Returns it as stored."""
-        return await self._request("create", "POST", path, body=body)
+        return await self._request("create", "POST", path, query, body=body)
 
     async def json_patch(self, path: str, operations: Sequence[Json]) -> Json:
         """Change an object by JSON Patch, whose `test` operations must hold. Returns it as stored."""

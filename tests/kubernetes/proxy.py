@@ -225,7 +225,8 @@ class FaultProxy:
         verb: str,
         fault: Fault | None,
     ) -> web.StreamResponse:
-        copying = asyncio.ensure_future(_copy(answer, response))
+        is_to_be_told = fault is not None and fault.in_stream
+        copying = asyncio.ensure_future(_copy_lines(answer, response) if is_to_be_told else _copy(answer, response))
         if verb == "watch":
             self._watches.add(copying)
             copying.add_done_callback(self._watches.discard)
@@ -290,6 +291,15 @@ def _is_collection(path: str) -> bool:
 async def _copy(answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
     async for piece in answer.content.iter_any():
         await response.write(piece)
+
+
+async def _copy_lines(answer: aiohttp.ClientResponse, response: web.StreamResponse) -> None:
+    """Pass on whole lines only, so that an event of ours may follow at any time, as it would from the server."""
+    rest = b""
+    async for piece in answer.content.iter_any():
+        lines, newline, rest = (rest + piece).rpartition(b"\n")
+        if newline:
+            await response.write(lines + newline)
 
 
 def _ours(headers: Mapping[str, str]) -> dict[str, str]:
