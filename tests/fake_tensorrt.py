@@ -62,6 +62,7 @@ class FakeTensorRt:
     LayerInformationFormat = LayerInformationFormat
     NetworkDefinitionCreationFlag = NetworkDefinitionCreationFlag
     ILogger = FakeLogger
+    Logger = FakeLogger
     IProfiler = FakeProfiler
 
     def __init__(self, cuda, version="11.2.1.2"):

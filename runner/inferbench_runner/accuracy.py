@@ -70,6 +70,15 @@ class Differences:
 
 
 @dataclass(frozen=True, slots=True)
+class Excess:
+    """How far one output is from fp64's answer: sums of squared differences."""
+
+    ours: float
+    theirs: float
+    """Of the fp32 reference."""
+
+
+@dataclass(frozen=True, slots=True)
 class Accuracy:
     """What the gate found. Of several outputs, each number is the worst one's."""
 
@@ -83,6 +92,9 @@ class Accuracy:
     """The one with the largest relative L2, counted from 0."""
     top1_agreement: float | None = None
     """Share of the examples whose highest score is the same class; None where no output is one score for each class."""
+    error_ratio: float | None = None
+    """The norm of the error against fp64 over that of the fp32 reference: 1 is as exact as fp32 eager is. None where
+    there is no fp64 answer, or the reference is as exact as fp64."""
     fault: str | None = None
     """What is wrong before any number counts: shapes, types, NaN, a changed input, a stale output."""
 
@@ -90,6 +102,11 @@ class Accuracy:
     def relative_l2_parts_per_billion(self) -> int:
         """The relative L2 as results carry it."""
         return round(min(self.relative_l2 * 1e9, LARGEST_PARTS_PER_BILLION))
+
+    @property
+    def error_ratio_milli(self) -> int | None:
+        """The ratio as results carry it, in thousandths."""
+        return None if self.error_ratio is None else round(min(self.error_ratio * 1e3, LARGEST_PARTS_PER_BILLION))
 
     @property
     def top1_agreement_basis_points(self) -> int | None:
@@ -107,6 +124,23 @@ def mismatch(outputs: Arrays, reference: Arrays) -> str | None:
 def differences(outputs: Arrays, reference: Arrays, rows: NDArray[np.intp]) -> Mapping[str, Differences]:
     """Compare outputs that are comparable with the reference; `rows` says which examples they answer."""
     return {name: _differences(outputs[name], reference[name], rows) for name in reference}
+
+
+def excess(outputs: Arrays, reference: Arrays, exact: Arrays, rows: NDArray[np.intp]) -> Mapping[str, Excess]:
+    """Compare outputs and reference with what fp64 answers, as far as these are examples that it answered."""
+    found: dict[str, Excess] = {}
+    for name, answers in exact.items():
+        known = np.flatnonzero(rows < len(answers))
+        truth = answers[rows[known]]
+        found[name] = Excess(*(_squares(array[name][known], truth) for array in (outputs, reference)))
+    return found
+
+
+def error_ratio(batches: Sequence[Mapping[str, Excess]]) -> float | None:
+    """Return the largest ratio of the outputs, over all batches together; None where nothing can be said."""
+    names = {name for batch in batches for name in batch}
+    sums = [(sum(b[name].ours for b in batches), sum(b[name].theirs for b in batches)) for name in names]
+    return max((math.sqrt(ours / theirs) for ours, theirs in sums if theirs > 0), default=None)
 
 
 def judge(batches: Sequence[Mapping[str, Differences]]) -> Accuracy:
@@ -169,6 +203,11 @@ def _sums(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[float, float, float
     a, b = (np.asarray(array, np.float64).ravel() for array in (ours, theirs))
     error = a - b
     return float(error @ error), float(a @ a), float(b @ b), float(a @ b)
+
+
+def _squares(found: NDArray[Any], truth: NDArray[Any]) -> float:
+    error = np.asarray(found, np.float64).ravel() - truth.ravel()
+    return float(error @ error)
 
 
 def _agrees(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_] | None:

@@ -136,6 +136,7 @@ def judged(result: CellResult, found: accuracy.Accuracy, task: CellTask) -> Cell
         reason=violation or "",
         relative_l2_parts_per_billion=found.relative_l2_parts_per_billion,
         top1_agreement_basis_points=found.top1_agreement_basis_points,
+        error_ratio_milli=found.error_ratio_milli,
     )
 
 

@@ -32,6 +32,7 @@ LIBRARIES = (
     "tensorrt-cu12-bindings",
     "tensorrt-cu13-bindings",
     "torch",
+    "torchao",
     "torchvision",
     "triton",
 )
@@ -139,10 +140,9 @@ class Environment:
 def describe(root: Path = circumstances.ROOT) -> Environment:
     """Describe this machine."""
     cpuinfo = circumstances.read_text(root / "proc/cpuinfo")
-    flags = set(_value(cpuinfo, "flags", "Features").split())
     return Environment(
         cpu_model=_cpu_model(cpuinfo),
-        cpu_flags=tuple(flag for flag in CPU_FLAGS if flag in flags),
+        cpu_flags=cpu_flags(root),
         logical_cpus=_count(cpuinfo, "processor") or len(circumstances.affinity(root)),
         affinity=circumstances.affinity(root),
         quota_milli_cpus=circumstances.quota_milli_cpus(root),
@@ -157,6 +157,12 @@ def describe(root: Path = circumstances.ROOT) -> Environment:
         libraries=tuple(installed(LIBRARIES)),
         gpus=tuple(gpus(nvml())),
     )
+
+
+def cpu_flags(root: Path = circumstances.ROOT) -> tuple[str, ...]:
+    """Return those of CPU_FLAGS that the processor has."""
+    flags = set(_value(circumstances.read_text(root / "proc/cpuinfo"), "flags", "Features").split())
+    return tuple(flag for flag in CPU_FLAGS if flag in flags)
 
 
 def installed(names: Iterable[str]) -> Iterable[Library]:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferbench_runner import accuracy, artifacts
-from inferbench_runner.accuracy import Accuracy, Differences
+from inferbench_runner import accuracy, artifacts, exact
+from inferbench_runner.accuracy import Accuracy, Differences, Excess
 from inferbench_runner.backends import Arrays, Session
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
@@ -34,6 +34,8 @@ class Examples:
     reference: Path
     batch_size: int
     total: int
+    exact: Arrays = field(default_factory=dict)
+    """What fp64 answers to the first of them."""
 
     def rows(self, start: int) -> NDArray[np.intp]:
         """Return the numbers of the examples in the batch that begins at `start`."""
@@ -49,6 +51,14 @@ class Examples:
         return range(first, first + wanted, self.batch_size)
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """A batch against the reference, and both against fp64."""
+
+    differences: Mapping[str, Differences]
+    excess: Mapping[str, Excess]
+
+
 def first_batch(task: CellTask) -> Arrays:
     """Return the batch that is timed: the first examples, again and again if the batch is larger than their number."""
     folder = _required(task.artifacts.inputs)
@@ -62,8 +72,9 @@ def check(session: Session, task: CellTask, *, full: bool, clock: Clock = HOST_C
     whose buffers are not the bound ones). The session must hold `first_batch`, as it was timed.
     """
     inputs = _required(task.artifacts.inputs)
-    examples = Examples(inputs, _required(task.artifacts.reference), task.batch_size, artifacts.example_count(inputs))
-    deadline, found = clock() + LIMIT_NS, list[Mapping[str, Differences]]()
+    reference = _required(task.artifacts.reference)
+    examples = Examples(inputs, reference, task.batch_size, artifacts.example_count(inputs), exact.read(reference))
+    deadline, found = clock() + LIMIT_NS, list[Compared]()
     _run(session)
     for previous, start in pairwise((0, *examples.starts(full=full))):
         compared = _compare(session, examples, previous, start)
@@ -72,10 +83,11 @@ def check(session: Session, task: CellTask, *, full: bool, clock: Clock = HOST_C
         found.append(compared)
         if clock() > deadline and len(found) * task.batch_size >= MIN_EXAMPLES:
             break
-    return accuracy.judge(found)
+    ratio = accuracy.error_ratio([compared.excess for compared in found])
+    return replace(accuracy.judge([compared.differences for compared in found]), error_ratio=ratio)
 
 
-def _compare(session: Session, examples: Examples, previous: int, start: int) -> Mapping[str, Differences] | str:
+def _compare(session: Session, examples: Examples, previous: int, start: int) -> Compared | str:
     """Run one batch. A text is what is wrong with it before any number counts."""
     stale = session.outputs()
     session.load_batch(artifacts.read_rows(examples.inputs, examples.rows(start)))
@@ -89,7 +101,9 @@ def _compare(session: Session, examples: Examples, previous: int, start: int) ->
         return "the call changed its inputs"
     if _same(stale, outputs) and not _same(artifacts.read_rows(examples.reference, examples.rows(previous)), reference):
         return "the outputs stayed the same when the inputs changed"
-    return accuracy.differences(outputs, reference, examples.rows(start))
+    rows = examples.rows(start)
+    excess = accuracy.excess(outputs, reference, examples.exact, rows)
+    return Compared(accuracy.differences(outputs, reference, rows), excess)
 
 
 def _run(session: Session) -> None:

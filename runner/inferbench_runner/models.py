@@ -107,9 +107,22 @@ def build(model: ModelSpec, folder: Path, weights: Path) -> nn.Module:
     # Copied, because mapped pages are small ones that can be taken away: no model that is served has such weights.
     mapped = torch.load(weights, weights_only=True, mmap=True)
     state = {name: tensor.clone() for name, tensor in mapped.items()}
-    module = _from_factory(model, folder) if model.torchvision is None else _skeleton(model.torchvision, state)
+    module = _from_factory(model, folder) if model.torchvision is None else _skeleton(model.torchvision, state)[0]
     module.load_state_dict(state, assign=True)
     return module.eval().requires_grad_(requires_grad=False)
+
+
+def recipe(model: ModelSpec, weights: Path) -> tuple[str, Mapping[str, Any]]:
+    """Return the function that makes a model, as `module:function`, and the arguments with which these weights fit."""
+    import torch
+
+    if model.python is not None:
+        return model.python.factory, model.python.kwargs
+    if model.torchvision is None:
+        raise Unsupported("NoTorchModule: an ONNX file holds no PyTorch module.")
+    state = torch.load(weights, weights_only=True, mmap=True)
+    _, arguments = _skeleton(model.torchvision, state)
+    return "torchvision.models:get_model", {"name": model.torchvision.name, **_arguments(model.torchvision, arguments)}
 
 
 def inputs_of(model: ModelSpec) -> tuple[Sequence[Input], Colours]:
@@ -209,27 +222,37 @@ def _trained_weights(model: TorchvisionModel) -> Any:
 
 def _made(model: TorchvisionModel, **arguments: Any) -> nn.Module:
     """Build a model as torchvision does for inference, but without its weights and without downloading a backbone's."""
-    builder = _builder(model)
+    return _builder(model)(**_arguments(model, arguments))
+
+
+def _arguments(model: TorchvisionModel, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Add what a builder needs so that it downloads nothing and adds nothing that only training uses."""
     if model.name in INCEPTIONS:
         trained = model.weights != RANDOM_WEIGHTS
         arguments = {"aux_logits": False, "transform_input": trained, "init_weights": not trained, **arguments}
-    if "weights_backbone" in inspect.signature(builder).parameters:
+    if "weights_backbone" in inspect.signature(_builder(model)).parameters:
         arguments = {"weights_backbone": None, **arguments}
-    return builder(weights=None, **arguments)
+    return {"weights": None, **arguments}
 
 
-def _skeleton(model: TorchvisionModel, state: Mapping[str, Tensor]) -> nn.Module:
-    """Build a model that a state dict fits into, where possible without memory for numbers that are replaced anyway."""
+def _skeleton(model: TorchvisionModel, state: Mapping[str, Tensor]) -> tuple[nn.Module, Mapping[str, Any]]:
+    """Build a model that a state dict fits into, where possible without memory for numbers that are replaced anyway.
+
+    Also returns the arguments that it was built with for the sake of this state dict.
+    """
     import torch
 
     arguments: dict[str, Any] = {"aux_loss": True} if any(name.startswith("aux_classifier.") for name in state) else {}
-    with torch.device("meta"):
+    try:
+        with torch.device("meta"):
+            module = _made(model, **arguments)
+    except NotImplementedError:  # RegNet works its widths out with tensors, which need their numbers
         module = _made(model, **arguments)
     classes = _other_classes(module, state)
     if classes is not None:
-        return _made(model, num_classes=classes, **arguments)
+        arguments = {"num_classes": classes, **arguments}
     unsaved = {name for name, _ in module.named_buffers()} - set(state)
-    return _made(model, **arguments) if unsaved else module
+    return _made(model, **arguments) if unsaved or classes is not None else module, arguments
 
 
 def _other_classes(module: nn.Module, state: Mapping[str, Tensor]) -> int | None:
@@ -322,7 +345,7 @@ def _without_training_heads(model: TorchvisionModel, state: Mapping[str, Tensor]
     heads = ("aux1.", "aux2.", "AuxLogits.") if model.name in INCEPTIONS else ()
     kept = {name: tensor for name, tensor in state.items() if not name.startswith(heads)} if heads else dict(state)
     try:
-        _skeleton(model, kept).load_state_dict(kept, assign=True)
+        _skeleton(model, kept)[0].load_state_dict(kept, assign=True)
     except RuntimeError as error:
         raise InferbenchError(f"These weights are not those of a {model.name}: {str(error)[:500]}") from error
     return kept

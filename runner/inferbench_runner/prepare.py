@@ -29,6 +29,7 @@ from inferbench_runner import (
     artifacts,
     backends,
     environment,
+    exact,
     export,
     inputs,
     lifeline,
@@ -209,7 +210,15 @@ class _Workshop:
         _require_numbers(outputs)
         self._require_space(array.nbytes for array in outputs.values())
         artifacts.write_arrays(folder, outputs)
+        exact.write(folder, self._exact_answers(artifacts.read_rows(examples, np.arange(min(count, exact.EXAMPLES)))))
         work.write(folder, self._work())
+
+    def _exact_answers(self, examples: Arrays) -> Arrays:
+        """Compute in fp64 what the reference's own error is measured by; the model itself stays fp32."""
+        if self._model.onnx is not None:
+            return exact.NO_ANSWERS
+        weights = self.entry(Artifact.WEIGHTS) / FILES[Artifact.WEIGHTS]
+        return exact.answers(models.build(self._model, self._request.model_folder, weights), examples)
 
     def _work(self) -> Work:
         """Count what the model must compute for one example."""
@@ -260,10 +269,13 @@ def _keys(request: Request) -> Mapping[Artifact, str]:
     model = models.identity(request.model, request.model_folder)
     libraries = (*PHOTOGRAPH_LIBRARIES, *(TORCH_LIBRARIES if request.model.onnx is None else ONNX_LIBRARIES))
     more = {Artifact.ONNX: EXPORT_LIBRARIES}
-    return {
-        kind: artifacts.key({"kind": kind, "model": model, "versions": _versions((*libraries, *more.get(kind, ())))})
-        for kind in Artifact
-    }
+    besides = {Artifact.REFERENCE: {"exact": exact.EXAMPLES}}
+
+    def content(kind: Artifact) -> dict[str, Any]:
+        versions = _versions((*libraries, *more.get(kind, ())))
+        return {"kind": kind, "model": model, "versions": versions, **besides.get(kind, {})}
+
+    return {kind: artifacts.key(content(kind)) for kind in Artifact}
 
 
 def _versions(libraries: Iterable[str]) -> Mapping[str, str]:

@@ -28,9 +28,9 @@ TARGETS: Final[Mapping[tuple[Backend, Device], Target]] = {
 
 AS_PREPARED: Final = frozenset(
     {(target, precision) for target in Target for precision in (Precision.FP32, Precision.TF32)}
-    | {(Target.OPENVINO, Precision.BF16)}
+    | {(Target.OPENVINO, Precision.BF16), (Target.OPENVINO, Precision.FP16)}
 )
-"""The prepared fp32 graph serves these: TF32 is a mode of the library, and so is OpenVINO's bf16."""
+"""The prepared fp32 graph serves these: TF32 is a mode of the library, and so are OpenVINO's halves."""
 
 IMPOSSIBLE: Final[Mapping[tuple[Target, Precision], str]] = {
     (Target.CPU, Precision.FP16): "UpCast: the CPU provider casts fp16 up and computes in fp32.",
@@ -40,7 +40,6 @@ IMPOSSIBLE: Final[Mapping[tuple[Target, Precision], str]] = {
     (Target.CUDA, Precision.INT8_STATIC): "Emulated: the CUDA provider has no 8-bit convolution. Use tensorrt.",
     (Target.CUDA, Precision.FP8): "Emulated: the CUDA provider has no 8-bit convolution. Use tensorrt.",
     (Target.TENSORRT, Precision.INT8_DYNAMIC): "NoKernel: TensorRT rejects DynamicQuantizeLinear. Use int8-static.",
-    (Target.OPENVINO, Precision.FP16): "UpCast: OpenVINO computes fp16 graphs in fp32 on CPUs.",
     (Target.OPENVINO, Precision.INT8_DYNAMIC): "Emulated: OpenVINO computes dynamically quantised graphs in floats.",
     (Target.OPENVINO, Precision.FP8): "NoKernel: OpenVINO has no fp8 convolution for CPUs.",
 }

@@ -8,7 +8,9 @@ with Operator(access, "some-namespace") as operator:
 
 from __future__ import annotations
 
+import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -31,6 +33,9 @@ CHART = ROOT / "charts/inferbench"
 RELEASE = "inferbench"
 KUBE_VERSION = "1.35"
 """What helm takes the cluster for, which it does not ask here."""
+
+PORTS = range(20_000, 32_000)
+"""Below those that the kernel gives to connections (net.ipv4.ip_local_port_range)."""
 
 READY_SECONDS = 60
 STOP_SECONDS = 20
@@ -160,6 +165,9 @@ def _started(environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Draw a port that nobody has, and that the kernel gives to nobody: of its own, two processes may get the same."""
+    while True:
+        port = PORTS.start + secrets.randbelow(len(PORTS))
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -3,21 +3,30 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+from pathlib import Path
 
+import onnx
 import pytest
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_contract.spec import AccuracySpec, MeasurementSpec
+from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import backends, cuda, prepare
-from inferbench_runner.backends import Artifact
-from inferbench_runner.task import CellTask
+from inferbench_runner import backends, convert, cuda, prepare
+from inferbench_runner.backends import Artifact, FellBack, openvino, torch_aot_inductor
+from inferbench_runner.targets import Target
+from inferbench_runner.task import Artifacts, CellTask
 from tests.runner import tiny
 
-TORCH = [Backend.TORCH_EAGER, Backend.TORCH_COMPILE, Backend.TORCH_COMPILE_MAX_AUTOTUNE]
-REAL = [*TORCH, Backend.ONNXRUNTIME]
+TORCH = [
+    Backend.TORCH_EAGER,
+    Backend.TORCH_COMPILE,
+    Backend.TORCH_COMPILE_MAX_AUTOTUNE,
+    Backend.TORCH_AOT_INDUCTOR,
+]
+REAL = [*TORCH, Backend.ONNXRUNTIME, Backend.OPENVINO]
 
 CELLS = """
 import dataclasses, json, sys
@@ -35,7 +44,34 @@ for text in sys.argv[1:]:
         told["shapes"] = {name: array.shape for name, array in session.outputs().items()}
     except backends.Unsupported as reason:
         told = {"unsupported": str(reason)}
+    except backends.FellBack as reason:
+        told = {"fellBack": str(reason)}
     print(json.dumps({**told, "torch": "torch" in sys.modules}))
+"""
+
+
+IMAGE = {"name": "image", "shape": [3, 32, 32]}
+
+BRANCHING = """
+import torch
+
+
+class Branching(torch.nn.Module):
+    def forward(self, image):
+        return image * 2 if image.sum() > 0 else image
+
+
+def make():
+    return Branching()
+"""
+
+
+PERCEPTRON = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 256), nn.ReLU(), nn.Linear(256, 10))
 """
 
 
@@ -47,8 +83,20 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def a_task(folder):
     """Makes the task of one cell of a small model, whose artifacts are there."""
-    model = tiny.a_model(folder, planes=16)
-    request = prepare.Request(model=model, model_folder=folder, cache=folder / "cache", artifacts=frozenset(Artifact))
+    return tasks_of(tiny.a_model(folder, planes=16), folder, frozenset(Artifact))
+
+
+@pytest.fixture(scope="module")
+def a_perceptron(folder):
+    """Makes the task of one cell of a model that is nothing but Linear layers."""
+    (folder / "perceptron.py").write_text(PERCEPTRON)
+    model = ModelSpec.model_validate({"python": {"factory": "perceptron:make"}, "inputs": [IMAGE]})
+    return tasks_of(model, folder, frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE}))
+
+
+def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact]):
+    """Prepare a model, and return what makes tasks of its cells."""
+    request = prepare.Request(model=model, model_folder=folder, cache=folder / "cache", artifacts=wanted)
     command = prepare.command(request, folder / "request.json", folder / "answer.json")
     subprocess.run(command, capture_output=True, check=True)
     made = prepare.read_answer(folder / "answer.json")
@@ -83,6 +131,19 @@ def run(*tasks: CellTask) -> list[dict]:
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
 
 
+def fixed(task: CellTask, folder: Path, batch_size: int) -> Artifacts:
+    """Return the artifacts of a task with the batch dimension of its graph fixed."""
+    graph = onnx.load(task.artifacts.onnx)
+    graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = batch_size
+    onnx.save(graph, folder / "fixed.onnx")
+    return task.artifacts.model_copy(update={"onnx": folder / "fixed.onnx"})
+
+
+def with_weights(task: CellTask, weights: Path) -> Artifacts:
+    """Return the artifacts of a task with other weights."""
+    return task.artifacts.model_copy(update={"weights": weights})
+
+
 @pytest.fixture(scope="module")
 def onnxruntime_cells(a_task):
     """What ONNX Runtime answers at several batch sizes and with several options."""
@@ -101,15 +162,9 @@ class TestOnnxRuntime:
         assert [cell["shapes"]["output"][0] for cell in onnxruntime_cells] == [1, 5, 300, 4, 4, 4]
 
     def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, a_task, folder):
-        import onnx
-
         task = a_task(Backend.ONNXRUNTIME, batch_size=4)
-        graph = onnx.load(task.artifacts.onnx)
-        graph.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
-        onnx.save(graph, folder / "fixed.onnx")
-        fixed = task.artifacts.model_copy(update={"onnx": folder / "fixed.onnx"})
 
-        [cell] = run(task.model_copy(update={"artifacts": fixed}))
+        [cell] = run(task.model_copy(update={"artifacts": fixed(task, folder, 2)}))
 
         assert cell["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
 
@@ -121,6 +176,18 @@ class TestTorch:
         assert exact["accuracy"]["fault"] is rounded["accuracy"]["fault"] is None
         assert exact["accuracy"]["relative_l2"] < 1e-5
         assert 1e-3 < rounded["accuracy"]["relative_l2"] < 5e-2
+
+    @pytest.mark.parametrize("backend", [Backend.TORCH_EAGER, Backend.TORCH_COMPILE])
+    def test_where_linear_layers_are_most_of_a_model_int8_is_int8(self, a_perceptron, backend):
+        [cell] = run(a_perceptron(backend, Precision.INT8_DYNAMIC))
+
+        assert cell["accuracy"]["fault"] is None
+        assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
+
+    def test_where_they_are_not_int8_is_unsupported_with_their_share(self, a_task):
+        [cell] = run(a_task(Backend.TORCH_EAGER, Precision.INT8_DYNAMIC))
+
+        assert re.match(r"LinearShare: torchao quantises Linear layers, which do 0\.\d% of this", cell["unsupported"])
 
     def test_compiled_models_answer_as_the_reference_and_a_second_process_finds_the_cache(self, a_task):
         tasks = [
@@ -137,6 +204,102 @@ class TestTorch:
         assert max(cell["accuracy"]["relative_l2"] for cell in (*cold, *warm)) < 1e-5
 
 
+class TestAotInductor:
+    def test_a_package_is_built_once_and_answers_as_the_reference_wherever_it_is_loaded(self, a_task):
+        exact, rounded = a_task(Backend.TORCH_AOT_INDUCTOR), a_task(Backend.TORCH_AOT_INDUCTOR, Precision.BF16)
+
+        cold, warm = run(exact, rounded), run(exact)
+
+        assert [cell["notes"]["compileCache"] for cell in (*cold, *warm)] == ["cold", "cold", "warm"]
+        assert 10 * warm[0]["notes"]["compileNanoseconds"] < cold[0]["notes"]["compileNanoseconds"]
+        assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
+        assert cold[0]["accuracy"]["relative_l2"] == warm[0]["accuracy"]["relative_l2"] < 1e-5
+        assert 1e-3 < cold[1]["accuracy"]["relative_l2"] < 5e-2
+
+    def test_what_decides_a_package_gives_it_another_name(self, a_task):
+        task = a_task(Backend.TORCH_AOT_INDUCTOR)
+        others = [
+            task.model_copy(update={"batch_size": 8}),
+            task.model_copy(update={"precision": Precision.BF16}),
+            task.model_copy(update={"threads": 1}),
+            task.model_copy(update={"options": {"freezing": True}}),
+        ]
+
+        names = {torch_aot_inductor.package_key(each) for each in (task, *others)}
+
+        assert len(names) == 1 + len(others)
+        assert torch_aot_inductor.package_key(task.model_copy(update={"round": 3})) in names
+
+    def test_a_model_that_cannot_be_exported_is_unsupported(self, a_task, folder):
+        """Its way depends on its numbers, which no graph of static shapes can hold."""
+        (folder / "branching.py").write_text(BRANCHING)
+        model = ModelSpec.model_validate({"python": {"factory": "branching:make"}, "inputs": [IMAGE]})
+        task = a_task(Backend.TORCH_AOT_INDUCTOR)
+        weights = folder / "none.pt"
+        subprocess.run([sys.executable, "-c", f"import torch; torch.save({{}}, {str(weights)!r})"], check=True)
+
+        [cell] = run(task.model_copy(update={"model": model, "artifacts": with_weights(task, weights)}))
+
+        assert cell["unsupported"].startswith("ExportFailed: PyTorch cannot export this model")
+
+
+class TestOpenVino:
+    def test_its_process_imports_no_torch_and_answers_as_the_reference_at_every_batch_size(self, a_task):
+        cells = run(*(a_task(Backend.OPENVINO, batch_size=size) for size in (1, 5, 300)))
+
+        assert [cell["torch"] for cell in cells] == [False] * 3
+        assert all(cell["accuracy"]["fault"] is None for cell in cells)
+        assert max(cell["accuracy"]["relative_l2"] for cell in cells) < 1e-5
+        assert [cell["shapes"]["output"][0] for cell in cells] == [1, 5, 300]
+
+    @pytest.mark.parametrize(("precision", "least"), [(Precision.BF16, 5e-4), (Precision.FP16, 5e-5)])
+    def test_halves_are_halves_or_unsupported(self, a_task, precision, least):
+        reason = openvino.missing(precision, Device.CPU)
+
+        if reason is not None:
+            assert reason.startswith("NoKernel: this processor has no ")
+        else:
+            [cell] = run(a_task(Backend.OPENVINO, precision))
+            assert cell["accuracy"]["fault"] is None
+            assert least < cell["accuracy"]["relative_l2"] < 100 * least
+
+    def test_a_session_that_is_not_told_its_precision_is_found_out_where_the_processor_has_bf16(self, a_task):
+        """The library's default, which nobody who reads "fp32" expects."""
+        import openvino as library
+
+        core = library.Core()
+        untold = openvino.layers(core.compile_model(core.read_model(a_task(Backend.OPENVINO).artifacts.onnx), "CPU"))
+
+        if openvino.missing(Precision.BF16, Device.CPU) is None:
+            with pytest.raises(FellBack, match="fp32 was asked for"):
+                openvino.require_precision(Precision.FP32, untold)
+        else:
+            openvino.require_precision(Precision.FP32, untold)
+
+    def test_eight_bits_are_eight_bits(self, a_task, folder):
+        task = a_task(Backend.OPENVINO, Precision.INT8_STATIC)
+        told = {"onnx": task.artifacts.onnx, "inputs": task.artifacts.inputs, "cache": folder / "cache"}
+        graph = convert.make(convert.Request(**told, precision=Precision.INT8_STATIC, target=Target.OPENVINO))
+        quantised = task.artifacts.model_copy(update={"onnx": graph.onnx})
+
+        [cell] = run(task.model_copy(update={"artifacts": quantised}))
+
+        assert cell["accuracy"]["fault"] is None
+        assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.15
+
+    def test_a_float_graph_under_the_name_of_eight_bits_fell_back(self, a_task):
+        [cell] = run(a_task(Backend.OPENVINO, Precision.INT8_STATIC))
+
+        assert "OpenVINO computes no layer in 8 bits" in cell["fellBack"]
+
+    def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, a_task, folder):
+        task = a_task(Backend.OPENVINO, batch_size=4)
+
+        [cell] = run(task.model_copy(update={"artifacts": fixed(task, folder, 2)}))
+
+        assert cell["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
+
+
 class TestMissing:
     @pytest.mark.parametrize("backend", REAL)
     def test_nothing_is_missing_here(self, backend):
@@ -151,7 +314,7 @@ class TestMissing:
         assert "no-such-compiler is not here" in reason
         assert "apt-get install g++" in reason
 
-    @pytest.mark.parametrize("backend", REAL)
+    @pytest.mark.parametrize("backend", [each for each in REAL if each is not Backend.OPENVINO])
     def test_without_a_gpu_a_gpu_is_an_environment_fault(self, backend, monkeypatch):
         monkeypatch.setattr(cuda, "DRIVER_LIBRARY", "libno-such-driver.so")
 

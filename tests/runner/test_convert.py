@@ -86,7 +86,7 @@ def rounded_in_fp32(model):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("target", "precision"), GRAPHS)
-def test_a_converted_graph_is_valid_and_near_to_fp32(zoo, name, target, precision):
+def test_a_converted_graph_is_valid_and_near_to_fp32(zoo, name, target, precision, record_property):
     rest = {"rest": Precision.FP32} if precision is Precision.FP8 else {}
     file = zoo.converted(name, target, precision, **rest)
 
@@ -94,6 +94,8 @@ def test_a_converted_graph_is_valid_and_near_to_fp32(zoo, name, target, precisio
     onnx.checker.check_model(model, full_check=True)
     graph = rounded_in_fp32(model) if precision is Precision.BF16 else file
     found = zoo.judged(name, graph, optimised=target in {Target.CPU, Target.OPENVINO})
+    for noted in ("examples", "relative_l2", "worst_cosine", "top1_agreement"):
+        record_property(noted, getattr(found, noted))
     assert found.relative_l2 <= MAX_RELATIVE_L2[precision]
     assert found.worst_cosine >= MIN_COSINE
 
@@ -121,7 +123,7 @@ def test_halves_go_in_and_come_out(zoo, name):
 
 
 def test_the_max_pool_of_resnet_stays_fp32_for_cuda_in_bf16_and_nothing_else(zoo):
-    model = onnx.load(zoo.converted("resnet18", Target.CUDA, Precision.BF16))
+    model = onnx.load(zoo.converted("resnet50", Target.CUDA, Precision.BF16))
 
     pool = operators(model).index("MaxPool")
     assert operators(model).count("Cast") == 2
@@ -158,7 +160,7 @@ def test_percentile_changes_the_ranges(zoo):
 
 @pytest.mark.parametrize("rest", [Precision.FP32, Precision.BF16])
 def test_what_is_not_quantised_is_what_was_asked_for(zoo, rest):
-    model = onnx.load(zoo.converted("resnet18", Target.TENSORRT, Precision.INT8_STATIC, rest=rest))
+    model = onnx.load(zoo.converted("resnet50", Target.TENSORRT, Precision.INT8_STATIC, rest=rest))
 
     half = {TensorProto.BFLOAT16} if rest is Precision.BF16 else set()
     assert elements(model) - {TensorProto.INT64} == {TensorProto.INT8} | (half or {TensorProto.FLOAT})

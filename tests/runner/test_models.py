@@ -111,6 +111,30 @@ class TestBuilding:
         with torch.inference_mode():
             assert torch.equal(module(image), trained(image))
 
+    def test_a_recipe_makes_it_again_with_torchvision_alone(self, tmp_path):
+        """With as many classes as its weights have."""
+        trained = torchvision.models.squeezenet1_1(num_classes=7).eval()
+        torch.save(trained.state_dict(), tmp_path / "mine.pth")
+        model = torchvision_model("squeezenet1_1", {"path": "mine.pth"})
+
+        function, arguments = models.recipe(model, prepared(model, tmp_path))
+
+        assert function == "torchvision.models:get_model"
+        assert arguments == {"name": "squeezenet1_1", "weights": None, "num_classes": 7}
+        torchvision.models.get_model(**arguments).load_state_dict(trained.state_dict())
+
+    def test_a_model_that_computes_its_own_shape_is_built_too(self, tmp_path):
+        """RegNet does so with tensors, which have to hold numbers."""
+        trained = torchvision.models.regnet_y_400mf().eval()
+        torch.save(trained.state_dict(), tmp_path / "mine.pth")
+        model = torchvision_model("regnet_y_400mf", {"path": "mine.pth"})
+
+        module = models.build(model, tmp_path, prepared(model, tmp_path))
+
+        image = torch.ones(1, 3, 64, 64)
+        with torch.inference_mode():
+            assert torch.equal(module(image), trained(image))
+
     def test_heads_that_serve_training_only_are_left_out(self, tmp_path):
         trained = torchvision.models.googlenet(init_weights=False, transform_input=True).eval()
         torch.save(trained.state_dict(), tmp_path / "mine.pth")

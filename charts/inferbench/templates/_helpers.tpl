@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
 {{- define "inferbench.rules" -}}
 - apiGroups: [inferbench.dev]
   resources: [inferencebenchmarks]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [inferbench.dev]
   resources: [inferencebenchmarks/status]
   verbs: [patch]
@@ -66,5 +66,5 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | 
   verbs: [get, create]
 - apiGroups: [""]
   resources: [events]
-  verbs: [get, create, list]
+  verbs: [create, list]
 {{- end }}

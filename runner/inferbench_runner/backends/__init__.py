@@ -103,11 +103,13 @@ MODULES: Mapping[Backend, str] = {
     Backend.TORCH_EAGER: "torch_eager",
     Backend.TORCH_COMPILE: "torch_compile",
     Backend.TORCH_COMPILE_MAX_AUTOTUNE: "torch_compile_max_autotune",
+    Backend.TORCH_AOT_INDUCTOR: "torch_aot_inductor",
     Backend.ONNXRUNTIME: "onnxruntime",
     Backend.TENSORRT: "tensorrt",
+    Backend.OPENVINO: "openvino",
     Backend.FAKE: "fake",
 }
-"""Backends of the contract that are missing here come out as `Unsupported`: this version has no module for them."""
+"""A backend of the contract that is missing here comes out as `Unsupported`: this version has no module for it."""
 
 
 def find(backend: Backend) -> BackendModule | None:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from inferbench_contract.words import Device
+from inferbench_contract.words import Device, Precision
 from inferbench_runner import environment
 from inferbench_runner.backends import Session, _torch
 from inferbench_runner.task import CellTask
@@ -29,9 +29,9 @@ GRAPHED_MODES: Final = ("reduce-overhead", "max-autotune")
 """On a GPU these replay CUDA graphs."""
 
 
-def missing(device: Device) -> str | None:
+def missing(precision: Precision, device: Device) -> str | None:
     """Say which package or program is not installed: Inductor compiles C++ for a CPU, Triton C for a GPU."""
-    if (reason := _torch.missing(device)) is not None:
+    if (reason := _torch.missing(precision, device)) is not None:
         return reason
     variable, usual = ("CXX", "g++") if device is Device.CPU else ("CC", "gcc")
     compiler = os.environ.get(variable, usual)
@@ -42,6 +42,11 @@ def missing(device: Device) -> str | None:
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "NotInstalled: torch.compile needs Python.h, which is not here. Install it: apt-get install python3-dev"
     return None
+
+
+def settings(task: CellTask, mode: str) -> dict[str, Any]:
+    """Return how a model is compiled, as JSON holds it."""
+    return {"mode": mode, "freezing": bool(task.options.get("freezing", False))}
 
 
 def load(task: CellTask, mode: str) -> Session:
@@ -64,7 +69,7 @@ def _compiled(task: CellTask, mode: str, inputs: Mapping[str, Any]) -> Any:
     import torch
     from torch._inductor import config
 
-    config.freezing = bool(task.options.get("freezing", False))
+    config.freezing = settings(task, mode)["freezing"]
     if task.device is Device.GPU and mode in GRAPHED_MODES:
         for tensor in inputs.values():
             torch._dynamo.mark_static_address(tensor)  # noqa: SLF001 (else each replay copies the inputs first)

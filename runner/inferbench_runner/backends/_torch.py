@@ -14,7 +14,7 @@ from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, _int8
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
@@ -27,19 +27,20 @@ ARTIFACTS = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
 NO_NOTES: Mapping[str, int | str] = {}
 
 
-def missing(device: Device) -> str | None:
+def missing(precision: Precision, device: Device) -> str | None:
     """Say which package is not installed. Raises EnvironmentFault where a GPU is wanted and there is none."""
     for package in ("torch", "torchvision"):
         if importlib.util.find_spec(package) is None:
             return f"NotInstalled: {package} is not installed. Install it: pip install 'inferbench[runner]'"
     if device is Device.GPU:
         cuda.require_driver()
-    return None
+    return _int8.missing() if precision is Precision.INT8_DYNAMIC else None
 
 
 def versions(*more: str) -> Mapping[str, str]:
     """Return the versions of PyTorch and of what works with it."""
-    return {library.name: library.version for library in environment.installed(("torch", "torchvision", *more))}
+    named = ("torch", "torchvision", "torchao", *more)
+    return {library.name: library.version for library in environment.installed(named)}
 
 
 def set_up(task: CellTask) -> None:
@@ -60,11 +61,26 @@ def set_up(task: CellTask) -> None:
         raise EnvironmentFault("PyTorch does not see the GPU: its driver is older than this PyTorch needs, or hidden.")
 
 
+def settings(task: CellTask) -> dict[str, Any]:
+    """Return what `set_up` and `module` do, as JSON holds it: whoever runs the model elsewhere does the same."""
+    return {
+        "threads": task.threads,
+        "device": _place(task),
+        "dtype": str(_dtype(task.precision)).removeprefix("torch."),
+        "tf32": task.precision is Precision.TF32,
+        "int8Dynamic": task.precision is Precision.INT8_DYNAMIC,
+    }
+
+
 def module(task: CellTask) -> nn.Module:
     """Build the model at its precision, on its device."""
     if task.artifacts.weights is None:
         raise ValueError("The task names no weights: prepare them first.")
-    return models.build(task.model, task.model_folder, task.artifacts.weights).to(_place(task), _dtype(task.precision))
+    built = models.build(task.model, task.model_folder, task.artifacts.weights)
+    if task.precision is Precision.INT8_DYNAMIC:
+        first = {name: array[:1] for name, array in gate.first_batch(task).items()}
+        return _int8.quantised(built, first).to(_place(task))
+    return built.to(_place(task), _dtype(task.precision))
 
 
 def bound(task: CellTask) -> dict[str, Tensor]:

@@ -74,7 +74,7 @@ def load(task: CellTask) -> Session:
         raise ValueError("The task names no graph: prepare it first.")
     if task.device is Device.GPU:
         return _load_on_gpu(task, task.artifacts.onnx)
-    session = _session(task, task.artifacts.onnx, ("CPUExecutionProvider", {}))
+    session = _session(task, task.artifacts.onnx, settings(task))
     return CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
 
 
@@ -226,13 +226,9 @@ def _load_on_gpu(task: CellTask, file: Path) -> Session:
     onnxruntime.preload_dlls()
     device = cuda.open_device()
     stream = device.stream()
-    settings = {
-        "device_id": "0",
-        "use_tf32": str(int(task.precision is Precision.TF32)),
-        "user_compute_stream": str(stream.address),
-        "enable_cuda_graph": str(int(bool(task.options.get("cudaGraph", False)))),
-    }
-    session = _session(task, file, ("CUDAExecutionProvider", settings))
+    chosen = settings(task)
+    own_stream = {"user_compute_stream": str(stream.address)}
+    session = _session(task, file, {**chosen, "providerOptions": {**chosen["providerOptions"], **own_stream}})
     run_options = onnxruntime.RunOptions()
     run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
     batch = _checked(session, gate.first_batch(task), task.batch_size)
@@ -240,22 +236,37 @@ def _load_on_gpu(task: CellTask, file: Path) -> Session:
     return CudaSession(session, device, stream, batch, run_options, with_copies=with_copies)
 
 
-def _session(task: CellTask, file: Path, provider: tuple[str, Mapping[str, str]]) -> Any:
-    """Make a session that runs on this provider and on no other."""
+def settings(task: CellTask) -> dict[str, Any]:
+    """Return what a session is told, as JSON holds it: whoever runs the graph elsewhere tells it the same."""
+    on_gpu = task.device is Device.GPU
+    for_cuda = {
+        "device_id": "0",
+        "use_tf32": str(int(task.precision is Precision.TF32)),
+        "enable_cuda_graph": str(int(bool(task.options.get("cudaGraph", False)))),
+    }
+    return {
+        "provider": "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider",
+        "providerOptions": for_cuda if on_gpu else {},
+        "threads": task.threads,
+        "interOpThreads": int(task.options.get("interOpThreads", 1)),
+        "graphOptimizationLevel": LEVELS[str(task.options.get("graphOptimizationLevel", "all"))],
+    }
+
+
+def _session(task: CellTask, file: Path, told: Mapping[str, Any]) -> Any:
+    """Make a session that runs on the provider it is told and on no other."""
     import onnxruntime
 
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = task.threads
-    options.inter_op_num_threads = int(task.options.get("interOpThreads", 1))
+    options, name = onnxruntime.SessionOptions(), told["provider"]
+    options.intra_op_num_threads = told["threads"]
+    options.inter_op_num_threads = told["interOpThreads"]
     if options.inter_op_num_threads > 1:
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    level = LEVELS[str(task.options.get("graphOptimizationLevel", "all"))]
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, told["graphOptimizationLevel"])
     options.add_free_dimension_override_by_name(onnx_models.BATCH, task.batch_size)
-    name, settings = provider
     if name != "CPUExecutionProvider":
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(str(file), options, providers=[(name, dict(settings))])
+    session = onnxruntime.InferenceSession(str(file), options, providers=[(name, told["providerOptions"])])
     if session.get_providers()[0] != name:
         raise FellBack(f"Provider: {name} was asked for, and ONNX Runtime took {session.get_providers()[0]}")
     return session

@@ -119,11 +119,23 @@ def needed_cuda(found: Mapping[str, str]) -> int:
 
 def load(task: CellTask) -> Session:
     """Find or build the engine for this batch size, and bind the first batch."""
+    return open_session(task, *_machine())
+
+
+def plan_folder(task: CellTask) -> Path:
+    """Return the folder with the plan of a cell, built now if it is gone."""
+    device, library, driver = _machine()
+    recipe = Recipe.of(task, gate.first_batch(task))
+    return _Shelf(task.cache, library, device, driver).plan(recipe, make_log(library))[0]
+
+
+def _machine() -> tuple[cuda.Device, Any, str]:
+    """Return the GPU, TensorRT and the name of the driver. Raises EnvironmentFault before TensorRT is touched."""
     driver = cuda.require_driver(needed_cuda(versions()))
     import tensorrt
 
     known = environment.gpus(environment.nvml())
-    return open_session(task, cuda.open_device(), tensorrt, known[0].driver if known else str(driver.version))
+    return cuda.open_device(), tensorrt, known[0].driver if known else str(driver.version)
 
 
 def open_session(task: CellTask, device: cuda.Device, library: Any, driver: str) -> TensorRtSession:

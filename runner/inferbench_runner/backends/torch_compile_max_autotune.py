@@ -11,9 +11,9 @@ from inferbench_runner.task import CellTask
 ARTIFACTS = _torch.ARTIFACTS
 
 
-def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001 (the compiler does them all)
+def missing(precision: Precision, device: Device) -> str | None:
     """Say which package or program is not installed."""
-    return _compiled.missing(device)
+    return _compiled.missing(precision, device)
 
 
 def versions() -> Mapping[str, str]:
@@ -23,4 +23,9 @@ def versions() -> Mapping[str, str]:
 
 def load(task: CellTask) -> Session:
     """Build and compile the model, and bind the first batch."""
-    return _compiled.load(task, "max-autotune")
+    return _compiled.load(task, mode(task))
+
+
+def mode(task: CellTask) -> str:  # noqa: ARG001 (this mode is what the backend is)
+    """Return torch.compile's name for how it compiles."""
+    return "max-autotune"

@@ -11,9 +11,9 @@ from inferbench_runner.task import CellTask
 ARTIFACTS = _torch.ARTIFACTS
 
 
-def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001 (PyTorch's own kernels do them all)
+def missing(precision: Precision, device: Device) -> str | None:
     """Say which package is not installed."""
-    return _torch.missing(device)
+    return _torch.missing(precision, device)
 
 
 def versions() -> Mapping[str, str]:

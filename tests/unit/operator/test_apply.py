@@ -114,9 +114,18 @@ def test_a_job_that_is_gone_needs_no_patch():
     assert asyncio.run(Hands(Store()).patch_job(BENCHMARK.key, JobPatch("gone", {"suspend": True}))) is None
 
 
-def test_a_benchmark_is_deleted_only_once_and_only_itself():
-    hands = Hands(answering(error(409)))
-    asyncio.run(hands.delete(BENCHMARK))  # another one has its name by now
+@pytest.mark.parametrize(("uid", "left"), [(UID, 0), ("another", 1)], ids=["itself", "one made anew"])
+def test_a_benchmark_is_deleted_and_one_of_its_name_that_was_made_since_is_not(uid, left):
+    store = Store()
+    raw = {"metadata": {"name": "example", "namespace": "default", "uid": uid}}
+    asyncio.run(store.create(kube.benchmarks("default"), raw))
+
+    asyncio.run(Hands(store).delete(BENCHMARK))
+
+    assert len(store.of("inferencebenchmarks")) == left
+
+
+def test_a_benchmark_that_is_gone_already_needs_no_deletion():
     asyncio.run(Hands(answering(error(404))).delete(BENCHMARK))
     with pytest.raises(ApiError):
         asyncio.run(Hands(answering(error(500))).delete(BENCHMARK))

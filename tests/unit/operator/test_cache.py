@@ -131,6 +131,14 @@ def test_a_finished_benchmark_is_kept_without_its_summary(cache):
     assert cache.heard_benchmark("MODIFIED", a_benchmark(version="10", status=FINISHED)) is None
 
 
+def test_the_pods_of_a_finished_benchmark_are_forgotten(cache):
+    cache.heard_pod("MODIFIED", a_pod(phase="Succeeded", status=terminated()))
+
+    cache.heard_benchmark("MODIFIED", a_benchmark(version="9", status=FINISHED))
+
+    assert cache.pods(cache.benchmarks[KEY]) == ()
+
+
 def test_counters_of_a_job_that_change_with_every_pod_are_no_news(cache):
     assert cache.heard_job("MODIFIED", a_job(status={"active": 1, "ready": 1, "succeeded": 2})) is None
 

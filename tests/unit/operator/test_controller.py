@@ -166,6 +166,94 @@ def test_an_operator_that_starts_among_finished_benchmarks_writes_nothing_and_sh
     assert b'benchmark="example"' in life.page.render()
 
 
+def finished():
+    """Return a life whose benchmark has ended and whose Job is collected."""
+    life = Life()
+    life.look()
+    life.measure()
+    life.look()
+    for path in [path for path in life.store.objects if "/jobs/" in path or "/pods/" in path]:
+        del life.store.objects[path]
+    life.store.writes.clear()
+    return life
+
+
+def test_the_plan_of_a_finished_benchmark_is_the_one_in_its_shard():
+    life = finished()
+    life.asked = wanted(measurement={"rounds": 4})  # as if this operator planned more rounds of the same spec
+    life.store.objects[PATH]["spec"] = life.raw()["spec"]
+
+    life.restart()
+    life.look()
+
+    assert life.store.writes == []
+    assert b'benchmark="example"' in life.page.render()
+
+
+def test_a_shard_that_is_not_what_the_status_names_counts_as_missing():
+    life = finished()
+    (shard,) = life.store.of("configmaps").values()
+    lines = shard["data"]["results.jsonl"].splitlines()
+    shard["data"]["results.jsonl"] = f"{lines[0]}\n"
+
+    life.restart()
+    life.look()
+
+    assert life.condition("ResultsComplete")["reason"] == "ShardMissing"
+    assert shard["metadata"]["name"] in life.condition("ResultsComplete")["message"]
+
+
+@pytest.mark.parametrize("place", [2, 99])
+def test_a_pod_whose_index_its_job_does_not_have_is_passed_over(place):
+    life = Life()
+    life.look()
+    (job,) = life.store.of("jobs").values()
+    life.store.objects[kube.pods("default", "stranger")] = pod_of(job, place, "stranger", "{}")
+    life.measure()
+
+    life.look()
+
+    assert life.condition("Succeeded")["status"] == "True"
+
+
+def test_an_operator_that_starts_in_the_middle_of_a_run_writes_nothing():
+    life = Life()
+    life.look()
+    life.store.writes.clear()
+
+    life.restart()
+    life.look()
+
+    assert life.store.writes == []
+
+
+def test_a_benchmark_does_not_end_before_its_job_has_ended():
+    life = Life()
+    life.look()
+    life.measure()
+    (job,) = life.store.of("jobs").values()
+    del job["status"]
+    life.restart()
+
+    life.look()
+
+    assert life.status["sweeps"]["finished"] == 2
+    assert life.condition("Finished")["status"] == "False"
+
+
+def test_many_results_become_several_shards():
+    asked = wanted(measurement={"rounds": shards.MAX_RESULTS + 6})
+    life = Life(asked)
+    life.look()
+    life.measure()
+
+    for _ in range(3):
+        life.look()
+
+    assert [shard["sweeps"] for shard in life.status["shards"]] == [shards.MAX_RESULTS, 6]
+    assert life.condition("Succeeded")["status"] == "True"
+
+
 def test_a_status_that_somebody_else_wrote_first_is_looked_at_again():
     life = Life()
     life.store.objects[PATH]["metadata"]["resourceVersion"] = "50"

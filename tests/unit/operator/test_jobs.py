@@ -71,6 +71,10 @@ def test_it_goes_when_the_benchmark_goes():
     assert (owner["kind"], owner["uid"], owner["controller"]) == ("InferenceBenchmark", UID, True)
 
 
+def test_a_sweep_is_tried_again_as_often_as_the_spec_says():
+    assert [the_job(retries=retries)["spec"]["backoffLimitPerIndex"] for retries in (0, 2)] == [0, 2]
+
+
 def test_disruptions_are_ignored_faults_end_the_job_and_kills_end_the_index():
     rules = the_job()["spec"]["podFailurePolicy"]["rules"]
 

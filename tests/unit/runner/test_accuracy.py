@@ -31,6 +31,42 @@ def judged(outputs, reference, *, batches: int = 1) -> Accuracy:
     )
 
 
+class TestErrorRatio:
+    """How far outputs are from fp64, measured in how far the fp32 reference is from it."""
+
+    EXACT = np.array([[1.0, 2.0], [3.0, 4.0]])
+    ROWS = np.arange(4)
+
+    def ratio(self, ours, theirs, rows=ROWS, exact=EXACT):
+        outputs, reference = ({"y": np.asarray(array)} for array in (ours, theirs))
+        return accuracy.error_ratio([accuracy.excess(outputs, reference, {"y": exact}, rows)])
+
+    def off_by(self, distance):
+        """Four examples; fp64 answered the first two."""
+        return np.concatenate([self.EXACT + distance, np.full((2, 2), 1e6)])
+
+    def test_twice_as_far_as_the_reference_is_two(self):
+        assert self.ratio(self.off_by(2e-6), self.off_by(-1e-6)) == pytest.approx(2, rel=1e-6)
+
+    def test_the_reference_itself_is_one(self):
+        assert self.ratio(self.off_by(3e-7), self.off_by(3e-7)) == 1
+
+    def test_only_examples_that_fp64_answered_count_wherever_they_stand(self):
+        order = np.array([3, 1, 2, 0])
+
+        assert self.ratio(self.off_by(2e-6)[order], self.off_by(1e-6)[order], order) == pytest.approx(2, rel=1e-6)
+
+    def test_without_such_examples_nothing_is_said(self):
+        assert self.ratio(self.off_by(1)[2:], self.off_by(1)[2:], np.array([2, 3])) is None
+
+    def test_where_the_reference_is_exact_nothing_is_said(self):
+        assert self.ratio(self.off_by(1e-6), self.off_by(0)) is None
+
+    def test_it_is_carried_in_thousandths(self):
+        assert Accuracy(examples=8, error_ratio=1.2345).error_ratio_milli == 1234
+        assert Accuracy(examples=8).error_ratio_milli is None
+
+
 class TestMetrics:
     @given(NUMBERS)
     def test_a_session_that_answers_as_the_reference_is_not_off_at_all(self, reference):

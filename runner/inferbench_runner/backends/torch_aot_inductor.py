@@ -1,0 +1,108 @@
+"""AOTInductor: the model compiled ahead of time into a package, for this batch size, and loaded in every cell.
+
+The package is built once for all rounds and kept in the cache, under everything that decides it. Loading compiles
+nothing. The path for a GPU was written without one at hand: it has not run yet.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import time
+import warnings
+import zipfile
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from inferbench_contract.words import Device, Precision
+from inferbench_runner import artifacts, environment
+from inferbench_runner.backends import Session, Unsupported, _compiled, _torch
+from inferbench_runner.task import CellTask
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ARTIFACTS = _torch.ARTIFACTS
+
+PACKAGES: Final = "torch-packages"
+"""The kind of cache entry."""
+
+PACKAGE: Final = "model.pt2"
+
+
+def missing(precision: Precision, device: Device) -> str | None:
+    """Say which package or program is not installed."""
+    return _compiled.missing(precision, device)
+
+
+def versions() -> Mapping[str, str]:
+    """Return the versions of PyTorch and Triton."""
+    return _torch.versions(*_compiled.LIBRARIES)
+
+
+def load(task: CellTask) -> Session:
+    """Find or build the package for this batch size, load it, and bind the first batch."""
+    _torch.set_up(task)
+    inputs = _torch.bound(task)
+    begin_ns = time.perf_counter_ns()
+    folder, was_built = package(task, inputs)
+    call = _loaded(folder / PACKAGE, task.result.parent)
+    notes: dict[str, int | str] = {"compileCache": "cold" if was_built else "warm"}
+    notes["compileNanoseconds"] = time.perf_counter_ns() - begin_ns
+    return _torch.session(task, call, inputs, notes)
+
+
+def package(task: CellTask, inputs: Mapping[str, Tensor]) -> tuple[Path, bool]:
+    """Return the folder with the package, and whether it was built just now."""
+    name = package_key(task)
+    was_there = artifacts.open_entry(task.cache, PACKAGES, name) is not None
+    folder = artifacts.publish(task.cache, PACKAGES, name, partial(_build, task, inputs))
+    return folder, not was_there
+
+
+def package_key(task: CellTask) -> str:
+    """Hash everything that decides a package. The number of threads is compiled into it."""
+    return artifacts.key(
+        {
+            "weights": task.artifacts.weights.parent.name if task.artifacts.weights else None,
+            "cell": str(task.cell),
+            "options": dict(task.options),
+            "threads": task.threads,
+            "device": task.device,
+            "versions": dict(versions()),
+            "hardware": environment.describe().hardware,
+        }
+    )
+
+
+def _build(task: CellTask, inputs: Mapping[str, Tensor], folder: Path) -> None:
+    """Export the model at this batch size and compile it. Raises Unsupported where PyTorch cannot export it."""
+    import torch
+
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(task.result.parent / "inductor")
+    module = _torch.module(task)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            program = torch.export.export(module, tuple(inputs.values()))
+        except Exception as error:
+            raise Unsupported(f"ExportFailed: PyTorch cannot export this model: {error}") from error
+        settings = {"freezing": bool(task.options.get("freezing", False))}
+        torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (its documented name)
+            program, package_path=str(folder / PACKAGE), inductor_configs=settings
+        )
+
+
+def _loaded(file: Path, scratch: Path) -> Any:
+    """Unpack a package into a folder that goes when the cell has ended, and load it from there.
+
+    Left to itself the library unpacks into /tmp, where everything stays when a process ends as ours do.
+    """
+    import torch
+
+    place = tempfile.mkdtemp(prefix="package-", dir=scratch)
+    with zipfile.ZipFile(file) as archive:
+        archive.extractall(place)
+    return torch._inductor.aoti_load_package(place)  # noqa: SLF001 (its documented name)

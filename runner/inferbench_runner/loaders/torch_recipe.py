@@ -1,0 +1,83 @@
+"""Builds the model with PyTorch as it was measured: the code that makes it, weights.pt, and the settings.
+
+    from load import load
+
+    model = load()
+    outputs = model({"input": images})     # names and shapes are in model.json; floats go in and come out as fp32
+
+Needs numpy, the PyTorch that is named in model.json, and the module that `recipe.function` there names.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+HERE = Path(__file__).resolve().parent
+
+Arrays = Mapping[str, np.ndarray[Any, Any]]
+
+
+def load() -> Callable[[Arrays], Arrays]:
+    """Build the model, compile it where it was measured compiled, and set what was set."""
+    told = json.loads((HERE / "model.json").read_text())
+    settings = told["session"]
+    torch.set_num_threads(settings["threads"])
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
+    dtype = getattr(torch, settings["dtype"])
+    module = build(told["recipe"])
+    module = quantised(module) if settings["int8Dynamic"] else module.to(dtype)
+    call = compiled(module.to(settings["device"]), settings["compile"])
+
+    def run(inputs: Arrays) -> Arrays:
+        tensors = [torch.from_numpy(inputs[each["name"]]).to(settings["device"]) for each in told["inputs"]]
+        with torch.inference_mode():
+            answered = call(*(each.to(dtype) if each.is_floating_point() else each for each in tensors))
+        return {name: to_host(tensor) for name, tensor in named(answered).items()}
+
+    return run
+
+
+def build(recipe: Mapping[str, Any]) -> Any:
+    """Call the function that makes the model, and give it its weights."""
+    sys.path.append(str(HERE))
+    name, _, function = recipe["function"].partition(":")
+    module = getattr(importlib.import_module(name), function)(**recipe["arguments"])
+    module.load_state_dict(torch.load(HERE / "weights.pt", weights_only=True))
+    return module.eval().requires_grad_(requires_grad=False)
+
+
+def quantised(module: Any) -> Any:
+    """Quantise the Linear layers, which needs torchao (the version is in model.json)."""
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+
+    quantize_(module, Int8DynamicActivationInt8WeightConfig())
+    return module
+
+
+def compiled(module: Any, settings: Mapping[str, Any] | None) -> Any:
+    """Compile a module for one batch size, at its first call; leave it as it is where there are no settings."""
+    if settings is None:
+        return module
+    torch._inductor.config.freezing = settings["freezing"]  # noqa: SLF001 (its documented name)
+    return torch.compile(module, dynamic=False, fullgraph=False, mode=settings["mode"])
+
+
+def named(answered: Any) -> Mapping[str, Any]:
+    """Give each output the name that model.json has for it."""
+    if isinstance(answered, torch.Tensor):
+        return {"output": answered}
+    return answered if isinstance(answered, Mapping) else {f"output_{i}": each for i, each in enumerate(answered)}
+
+
+def to_host(tensor: Any) -> np.ndarray[Any, Any]:
+    """Copy a tensor into an array, a floating one as fp32."""
+    array: np.ndarray[Any, Any] = (tensor.float() if tensor.is_floating_point() else tensor).cpu().numpy()
+    return array

@@ -1,0 +1,234 @@
+"""`inferbench export`: what was measured, as folders that run without inferbench and answer as fp32 does."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from inferbench_runner import artifacts, environment
+from tests.programs import Place, place
+from tests.runner import tiny
+
+BATCH = 3
+
+PATIENCE_SECONDS = 500
+"""A model, its graphs, a compiler and six processes; this only ends a test that hangs."""
+
+ONE_THREAD = {"threads": 1}
+"""Two of PyTorch's wait for each other for ages where anything else runs."""
+
+STRATEGIES = {
+    "torch-eager/fp32": {"torch"},
+    "torch-compile/fp32": {"torch"},
+    "torch-aot-inductor/fp32": {"torch"},
+    "onnxruntime/fp32": {"onnxruntime"},
+    "onnxruntime/int8-static": {"onnxruntime"},
+    "openvino/fp32": {"openvino"},
+    "openvino/int8-static": {"openvino"},
+}
+"""What is exported, with the one heavy library that its load.py imports."""
+
+RUN = """
+import json, runpy, sys
+import numpy as np
+sys.path.append(sys.argv[1])
+images = np.random.default_rng(1).random((3, 3, 32, 32), np.float32)
+answers = runpy.run_path(sys.argv[1] + "/load.py")["load"]()({"image": images})
+np.savez(sys.argv[2], **answers)
+heavy = {"inferbench_runner", "inferbench_contract", "onnxruntime", "openvino", "torch", "torchvision"}
+print(json.dumps(sorted(heavy & set(sys.modules))))
+"""
+
+
+@pytest.fixture(scope="module")
+def measured(tmp_path_factory):
+    """A small model that was measured with every strategy, and the program to export from it."""
+    with place(tmp_path_factory.mktemp("export")) as here:
+        model = tiny.a_model(here.folder, planes=16).model_dump(mode="json", exclude_none=True)
+        said = {"precisions": ["fp32", "int8-static"], "batchSizes": [BATCH], "backendOptions": {}, "cpu": ONE_THREAD}
+        backends = sorted({strategy.partition("/")[0] for strategy in STRATEGIES})
+        file = here.write(model=model, backends=backends, **said)
+        done = here.run("run", file, "--output", here.folder / "out", patience_seconds=PATIENCE_SECONDS)
+        assert done.returncode == 0, done.stdout + done.stderr
+        yield here
+
+
+def exported(here: Place, strategy: str, folder: str) -> Path:
+    """Export a strategy at the batch size of these tests."""
+    output = here.folder / folder
+    asked = ("--batch-size", BATCH, "--strategy", strategy, "--output", output)
+    done = here.run("export", here.folder / "out", *asked)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{strategy}@{BATCH} is in {output}" in done.stdout
+    return output
+
+
+@pytest.fixture(scope="module")
+def folders(measured):
+    """Every strategy, exported."""
+    return {strategy: exported(measured, strategy, strategy.replace("/", "-")) for strategy in STRATEGIES}
+
+
+def alone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    """Run Python as a stranger would: another folder, none of our variables."""
+    command = [sys.executable, "-I", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env={"PATH": "/usr/bin:/bin", "HOME": str(cwd)}, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def truth(measured):
+    """What PyTorch answers to other inputs than were kept, with the weights that were prepared."""
+    script = """
+import sys, numpy as np, torch
+sys.path.append(sys.argv[1])
+import tiny_models
+module = tiny_models.make(planes=16)
+module.load_state_dict(torch.load(sys.argv[2], weights_only=True))
+images = torch.from_numpy(np.random.default_rng(1).random((3, 3, 32, 32), np.float32))
+with torch.inference_mode():
+    np.save(sys.argv[3], module.eval()(images).numpy())
+"""
+    [weights] = (measured.folder / "cache/weights").glob("*/weights.pt")
+    answers = measured.folder / "truth.npy"
+    done = alone("-c", script, measured.folder, weights, answers, cwd=measured.folder)
+    assert done.returncode == 0, done.stderr
+    return np.load(answers)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_a_folder_runs_in_a_process_that_knows_nothing_of_inferbench(folders, truth, tmp_path, strategy):
+    answers = tmp_path / "answers.npz"
+
+    done = alone("-c", RUN, folders[strategy], answers, cwd=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    found, limit = np.load(answers)["output"], 0.15 if strategy.endswith("int8-static") else 1e-5
+    assert np.linalg.norm(found - truth) / np.linalg.norm(truth) < limit
+    assert set(json.loads(done.stdout)) == STRATEGIES[strategy]
+
+
+@pytest.mark.parametrize("strategy", ["onnxruntime/fp32", "openvino/int8-static"])
+def test_check_compares_with_the_reference_and_finds_a_wrong_answer(folders, tmp_path, strategy):
+    right = alone(folders[strategy] / "check.py", cwd=tmp_path)
+    wrong = tmp_path / "copy"
+    subprocess.run(["cp", "-r", folders[strategy], wrong], check=True)
+    with np.load(wrong / "check.npz") as kept:
+        arrays = dict(kept)
+    np.savez(wrong / "check.npz", **{name: -array for name, array in arrays.items() if name.startswith("output:")},
+             **{name: array for name, array in arrays.items() if name.startswith("input:")})  # fmt: skip
+
+    assert right.returncode == 0, right.stderr
+    assert right.stdout.startswith("output: relative L2 error ")
+    assert alone(wrong / "check.py", cwd=tmp_path).returncode == 1
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_model_json_says_what_it_is_and_what_was_measured(folders, strategy):
+    told = json.loads((folders[strategy] / "model.json").read_text())
+
+    assert (told["cell"], told["batchSize"], told["benchmark"]) == (f"{strategy}@{BATCH}", BATCH, "scripted")
+    assert told["inputs"] == [{"name": "image", "dtype": "float32", "shape": [BATCH, 3, 32, 32]}]
+    assert told["outputs"] == [{"name": "output", "dtype": "float32", "shape": [BATCH, 10]}]
+    assert told["measured"]["outcome"] == "Measured"
+    assert told["measured"]["latencyNanoseconds"] > 0
+    assert told["fingerprint"] == environment.describe().fingerprint
+    assert set(told["versions"]) > {"python"}
+    for name, file in told["files"].items():
+        assert artifacts.digest(folders[strategy] / name) == file["sha256"]
+    assert {told["artifact"], "load.py", "check.py", "check.npz"} <= set(told["files"])
+
+
+def test_an_onnx_graph_comes_with_a_triton_repository_that_holds_the_same_file(folders):
+    folder = folders["onnxruntime/int8-static"]
+    [model] = (folder / "triton").iterdir()
+
+    assert model.name == "scripted-onnxruntime-int8-static"
+    assert (model / "1/model.onnx").samefile(folder / "model.onnx")
+    assert (
+        f'name: "{model.name}"\nbackend: "onnxruntime"\nmax_batch_size: {BATCH}\n'
+        in (model / "config.pbtxt").read_text()
+    )
+
+
+def test_only_what_triton_serves_as_it_is_has_a_repository(folders):
+    assert {strategy for strategy, folder in folders.items() if (folder / "triton").exists()} == {
+        "onnxruntime/fp32",
+        "onnxruntime/int8-static",
+    }
+
+
+def test_without_a_strategy_the_best_is_handed_over(measured):
+    done = measured.run(
+        "export", measured.folder / "out", "--batch-size", BATCH, "--output", measured.folder / "best", "--json"
+    )
+
+    told, summary = json.loads(done.stdout), json.loads((measured.folder / "out/summary.json").read_text())
+    [best] = [each["strategy"] for each in summary["best"] if each["batchSize"] == BATCH]
+    assert told["cell"] == f"{best}@{BATCH}"
+    assert json.loads((measured.folder / "best/model.json").read_text()) == told
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "words"),
+    [
+        pytest.param(("--batch-size", 7), 2, "--batch-size is 7; ", id="a size that was not measured"),
+        pytest.param(
+            ("--batch-size", BATCH, "--strategy", "fast"), 2, "--strategy is fast; expected a backend", id="no strategy"
+        ),
+        pytest.param(
+            ("--batch-size", BATCH, "--strategy", "fake/fp32"), 2, "--strategy is fake/fp32; ", id="one of elsewhere"
+        ),
+        pytest.param(
+            ("--batch-size", BATCH, "--strategy", "torch-eager/int8-static"),
+            2,
+            "torch-eager/int8-static@3 is Unsupported (NotImplemented: ",
+            id="what was not measured",
+        ),
+    ],
+)
+def test_what_cannot_be_handed_over_is_told_in_a_sentence(measured, asked, status, words):
+    done = measured.run("export", measured.folder / "out", *asked, "--output", measured.folder / "never")
+
+    assert done.returncode == status
+    assert words in done.stderr
+    assert not (measured.folder / "never").exists()
+
+
+def test_a_folder_that_holds_something_is_left_alone(measured):
+    taken = measured.folder / "taken"
+    taken.mkdir()
+    (taken / "letter.txt").write_text("dear")
+
+    done = measured.run("export", measured.folder / "out", "--batch-size", BATCH, "--output", taken)
+
+    assert done.returncode == 1
+    assert "is there already and is not an empty folder" in done.stderr
+    assert [file.name for file in taken.iterdir()] == ["letter.txt"]
+
+
+def test_on_another_machine_nothing_is_exported(measured, tmp_path):
+    """The artefact would be made anew, by other libraries or for another processor."""
+    copy = tmp_path / "out"
+    subprocess.run(["cp", "-r", measured.folder / "out", copy], check=True)
+    told = json.loads((copy / "environment.json").read_text())
+    (copy / "environment.json").write_text(json.dumps({**told, "fingerprint": "another"}))
+
+    done = measured.run("export", copy, "--batch-size", BATCH, "--output", tmp_path / "never")
+
+    assert done.returncode == 3
+    assert "is not as it was when" in done.stderr
+
+
+def test_a_scripted_strategy_has_nothing_to_hand_over(tmp_path):
+    with place(tmp_path) as here:
+        here.run("run", here.write(), "--output", here.folder / "out")
+        done = here.run("export", here.folder / "out", "--batch-size", 1, "--output", here.folder / "never")
+
+    assert done.returncode == 1
+    assert "fake/fp32@1 has nothing to hand over" in done.stderr
