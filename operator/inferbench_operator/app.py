@@ -17,6 +17,7 @@ import kopf
 
 from inferbench_contract import __version__
 from inferbench_operator import handlers, health, kube, logs, server
+from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
 from inferbench_operator.controller import Controller
 from inferbench_operator.health import Health, WatchAges
@@ -50,6 +51,11 @@ class Parts:
     watches: WatchAges
     filled: asyncio.Event
     """Set once everything was listed."""
+
+
+FROM_MEMORY = {"labelSelector": handlers.SELECTOR, "resourceVersion": "0"}
+"""A list of pods makes the server look at every pod of the cluster, so it may be a little old and come from its memory.
+Benchmarks are fewer and larger: they are read page by page, which version 0 does not know."""
 
 
 async def run(settings: Settings) -> None:
@@ -130,8 +136,8 @@ async def _relist_for_ever(parts: Parts) -> None:
 
 async def _relist(parts: Parts) -> None:
     """List benchmarks, Jobs and pods, the owners last, so that nothing seems to be an orphan; then look at all."""
-    pods, pods_version = await _list(parts, kube.pods, labelSelector=handlers.SELECTOR)
-    jobs, jobs_version = await _list(parts, kube.jobs, labelSelector=handlers.SELECTOR)
+    pods, pods_version = await _list(parts, kube.pods, **FROM_MEMORY)
+    jobs, jobs_version = await _list(parts, kube.jobs, **FROM_MEMORY)
     benchmarks, version = await _list(parts, kube.benchmarks)
     changed = parts.cache.renew(benchmarks, jobs, pods, min(pods_version, jobs_version, version))
     if not parts.filled.is_set():
@@ -158,10 +164,19 @@ async def _list(parts: Parts, path: Callable[[str | None], str], **query: str) -
     found: list[Json] = []
     versions: list[int] = []
     for namespace in parts.settings.watch_namespaces or (None,):
-        answer = await parts.api.list(path(namespace), resourceVersion="0", **query)
+        answer = await parts.api.list(path(namespace), _pruned, **query)
         found += answer["items"]
         versions.append(int(answer["metadata"]["resourceVersion"]))
     return found, min(versions)
+
+
+def _pruned(raw: kube.Json) -> kube.Json:
+    """Drop what is large and not looked at: who wrote which field, and the summary of a benchmark that has ended."""
+    metadata, status = raw.get("metadata") or {}, raw.get("status") or {}
+    metadata.pop("managedFields", None)
+    if observing.condition_status(status, "Finished") == "True":
+        status.pop("summary", None)
+    return raw
 
 
 def _advice(error: ApiError) -> str:

@@ -269,17 +269,19 @@ class Api:
         """Read one object."""
         return await self._request("get", "GET", path, query)
 
-    async def list(self, path: str, **query: str | int) -> Json:
+    async def list(self, path: str, each: Callable[[Json], Json] | None = None, **query: str | int) -> Json:
         """Read all objects, page by page where there are pages; `items` of the answer holds them all.
 
-        A page that has become too old while the ones before it were read is no error: then all is read at once.
+        `each` makes an object smaller as soon as its page is there, so that all pages together are never in memory.
+        (A list at resourceVersion 0 has no pages.) A page that has become too old while the ones before it were read
+        is no error: then all is read at once.
         """
         try:
-            return await self._list_pages(path, {"limit": PAGE, **query})
+            return await self._list_pages(path, {"limit": PAGE, **query}, each)
         except ApiError as error:
             if not error.is_gone or query.get("limit") == 0:
                 raise
-            return await self.list(path, **{**query, "limit": 0})
+            return await self.list(path, each, **{**query, "limit": 0})
 
     async def create(self, path: str, body: Json, **query: str | int) -> Json:
         """Make an object; `path` is that of all of them. Returns it as stored."""
@@ -301,14 +303,14 @@ class Api:
         """Close the connections."""
         await self._client.close()
 
-    async def _list_pages(self, path: str, query: Mapping[str, str | int]) -> Json:
+    async def _list_pages(self, path: str, query: Mapping[str, str | int], each: Callable[[Json], Json] | None) -> Json:
         answer = page = await self._request("list", "GET", path, query)
-        items = answer["items"] = answer.get("items") or []
+        items = answer["items"] = _items(page, each)
         while token := (page.get("metadata") or {}).get("continue"):
             # The server wants the token alone; the version that it stands for is in it.
             more = {key: value for key, value in query.items() if not key.startswith("resourceVersion")}
             page = await self._request("list", "GET", path, {**more, "continue": token})
-            items += page.get("items") or []
+            items += _items(page, each)
         return answer
 
     async def _request(
@@ -389,6 +391,11 @@ class Api:
         )
         response = await self._client.call_api(method, url, headers, body, _request_timeout=self._timeout_seconds)
         return response.status, response.headers.get("Retry-After"), await response.read()
+
+
+def _items(page: Json, each: Callable[[Json], Json] | None) -> list[Json]:
+    items: list[Json] = page.get("items") or []
+    return items if each is None else [each(item) for item in items]
 
 
 def _object(request: str, answer: bytes) -> Json:
