@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,9 +120,10 @@ def write_kubeconfig(file: Path, url: str, ca_file: Path, token: str) -> Path:
         "contexts": [{"name": "it", "context": {"cluster": "it", "user": "me"}}],
         "current-context": "it",
     }
-    file.write_text(json.dumps(content, indent=1), encoding="utf-8")
-    file.chmod(0o600)
-    return file
+    half = file.with_name(f".{file.name}-{secrets.token_hex(4)}")
+    half.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    half.chmod(0o600)
+    return half.rename(file)  # another process may be reading it
 
 
 def _request(record: Mapping[str, Any]) -> Request:
