@@ -211,7 +211,6 @@ class TestAotInductor:
         cold, warm = run(exact, rounded), run(exact)
 
         assert [cell["notes"]["compileCache"] for cell in (*cold, *warm)] == ["cold", "cold", "warm"]
-        assert 10 * warm[0]["notes"]["compileNanoseconds"] < cold[0]["notes"]["compileNanoseconds"]
         assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
         assert cold[0]["accuracy"]["relative_l2"] == warm[0]["accuracy"]["relative_l2"] < 1e-5
         assert 1e-3 < cold[1]["accuracy"]["relative_l2"] < 5e-2
