@@ -90,26 +90,6 @@ def asked_by_the_operator(cluster, namespace, since):
     return [request for request in asked if request.namespace == namespace]
 
 
-def test_the_operator_uses_every_right_that_it_has_and_needs_no_other(
-    audited, operator, kubectl, kubelet, namespace, on_fake_nodes
-):
-    since = audited.audit_position()
-    kubectl.apply(a_benchmark(on_nodes=on_fake_nodes, ttlSecondsAfterFinished=1))
-    kubectl.run("wait", "--for=delete", "ibench/resnet50", f"--timeout={SECONDS}s")
-
-    asked = asked_by_the_operator(audited, namespace, since)
-
-    assert [request for request in asked if request.status == 403] == []
-    assert {(request.verb, request.resource) for request in asked if request.writes} == {
-        ("create", "configmaps"),
-        ("create", "events"),
-        ("create", "jobs"),
-        ("delete", "inferencebenchmarks"),
-        ("patch", "inferencebenchmarks/status"),
-        ("patch", "jobs"),
-    }
-
-
 def test_a_benchmark_side_by_side_costs_at_most_ten_writes_and_no_list_of_pods(
     audited, operator, kubectl, kubelet, namespace, on_fake_nodes
 ):
