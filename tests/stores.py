@@ -36,9 +36,11 @@ class Store:
         found = [item for name, item in self.objects.items() if name.rpartition("/")[0] == path]
         return {"metadata": {"resourceVersion": str(self.version)}, "items": copy.deepcopy(found)}
 
-    async def create(self, path: str, body: Mapping[str, Any]) -> Json:
-        """Make an object, unless one of its name is there."""
+    async def create(self, path: str, body: Mapping[str, Any], **query: object) -> Json:
+        """Make an object, unless one of its name is there; a trial (`dryRun`) leaves nothing."""
         self._asked("create", path)
+        if "dryRun" in query:
+            return dict(body)
         name = f"{path}/{body['metadata']['name']}"
         if name in self.objects:
             raise ApiError(f"POST {path}", 409, "AlreadyExists", "already exists")

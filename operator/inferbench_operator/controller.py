@@ -264,11 +264,12 @@ class Controller:
         pod until it has made another one, which is refused by then: nothing would ever go (seen with 1.35.4).
         """
         job = standing.open_job(observed)
-        leaving = {pod.uid for pod in observed.pods if pod.is_deleting}
+        pods = (*observed.pods, *(each.pod for each in observed.attempts))
+        leaving = {pod.uid for pod in pods if pod.is_deleting}
         if job is None or job.is_suspended or observed.benchmark.is_finished or leaving <= memory.asked_about:
             return False
-        memory.asked_about |= leaving
         if not await self._hands.is_leaving(observed.benchmark.key.namespace):
+            memory.asked_about |= leaving
             return False
         log.info("The namespace is being deleted, so Job %s is ended.", job.name)
         await self._hands.patch_job(observed.benchmark.key, JobPatch(job.name, {"activeDeadlineSeconds": 1}))

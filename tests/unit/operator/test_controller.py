@@ -14,7 +14,7 @@ from inferbench_operator import kube
 from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
 from inferbench_operator.controller import BlockedError, Controller
-from inferbench_operator.kube import ApiError
+from inferbench_operator.kube import ApiError, Cause
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Key
 from inferbench_operator.results_page import ResultsPage
@@ -387,3 +387,22 @@ def test_the_plan_of_a_running_job_is_kept_by_an_operator_that_would_plan_otherw
     assert life.status["plan"]["hash"] == older.short_hash
     assert life.status["sweeps"] == {"planned": 4, "finished": 4}
     assert json.loads(next(iter(life.store.of("configmaps").values()))["data"]["plan.json"])["hash"] == older.hash
+
+
+@pytest.mark.parametrize(("is_leaving", "deadline"), [(True, 1), (False, None)], ids=["leaving", "staying"])
+def test_the_job_of_a_namespace_that_is_being_deleted_is_ended_once_its_pods_are_deleted(is_leaving, deadline):
+    """Its pods are deleted first, and the Job controller would hold a failed one for ever."""
+    life = Life()
+    life.look()
+    (job,) = life.store.of("jobs").values()
+    pod = pod_of(job, 0, "stopped", "")
+    pod["metadata"]["deletionTimestamp"] = observing.written(NOW)
+    pod["status"] |= {"phase": "Failed"}
+    life.store.objects[kube.pods("default", "stopped")] = pod
+    gone = ApiError("POST", 403, "Forbidden", "being terminated", causes=[Cause("", "NamespaceTerminating", "")])
+    life.store.refuse = lambda write: gone if is_leaving and write == "create configmaps" else None
+
+    life.look_until_well()
+
+    (job,) = life.store.of("jobs").values()
+    assert job["spec"].get("activeDeadlineSeconds") == deadline
