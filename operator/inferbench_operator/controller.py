@@ -348,21 +348,17 @@ class Controller:
 
     def _published(self, wanted: InferenceBenchmark, found: summary.Summary, seen: SeenBenchmark) -> Published:
         status = seen.status
-        completed = _time_or_none(status.get("completionTime"))
+        completed = observing.time_or_none(status.get("completionTime"))
         has_succeeded = observing.condition_status(status, "Succeeded") == "True"
         return Published(
             spec=wanted.spec,
             summary=found,
             image=wanted.spec.image or self._settings.runner_image,
             conditions={each["type"]: each["status"] for each in status.get("conditions") or ()},
-            started=_time_or_none(status.get("startTime")),
+            started=observing.time_or_none(status.get("startTime")),
             completed=completed,
             succeeded=completed if has_succeeded else None,
         )
-
-
-def _time_or_none(text: str | None) -> datetime | None:
-    return observing.time(text) if text else None
 
 
 def _plan_map_of(job: SeenJob) -> str | None:

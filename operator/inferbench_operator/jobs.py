@@ -12,6 +12,7 @@ from inferbench_contract.plan import Plan
 from inferbench_contract.ranges import format_sweeps
 from inferbench_contract.spec import BenchmarkSpec
 from inferbench_operator import pods
+from inferbench_operator.collect import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_operator.observed import (
     BENCHMARK_LABEL,
     MANAGED_BY,
@@ -32,10 +33,10 @@ KIND = "InferenceBenchmark"
 MAX_PLAN_BYTES = 8_192
 """Of a plan in the Job's environment, which is copied into every pod; a longer one travels in a ConfigMap."""
 
-FAIL_INDEX = (43, 137)
+FAIL_INDEX = (BAD_CONFIGURATION_STATUS, 137)
 """Runner statuses that no second try mends: a wrong plan; a kill, whose meaning the operator reads from the message."""
 
-FAIL_JOB = (44,)
+FAIL_JOB = (ENVIRONMENT_FAULT_STATUS,)
 """Runner status: the machines lack something that every other sweep would miss too."""
 
 

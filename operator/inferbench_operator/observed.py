@@ -257,7 +257,7 @@ def job(raw: Json) -> SeenJob:
         end=end,
         end_reason=condition.get("reason", ""),
         end_message=condition.get("message", ""),
-        ended=_time_or_none(condition.get("lastTransitionTime")),
+        ended=time_or_none(condition.get("lastTransitionTime")),
         failed_places=_places(status.get("failedIndexes")),
         ttl_seconds=spec.get("ttlSecondsAfterFinished"),
         is_gone="deletionTimestamp" in metadata,
@@ -282,11 +282,11 @@ def pod(raw: Json) -> SeenPod:
         exit_code=ended.get("exitCode"),
         exit_reason=ended.get("reason") or "",
         message=(ended.get("message") or "").encode()[: MAX_BYTES + 1],
-        finished=_time_or_none(ended.get("finishedAt")),
+        finished=time_or_none(ended.get("finishedAt")),
         trouble=_trouble(status, container),
         is_deleting="deletionTimestamp" in metadata,
         node=(raw.get("spec") or {}).get("nodeName") or "",
-        gone_by=_time_or_none(metadata.get("deletionTimestamp")),
+        gone_by=time_or_none(metadata.get("deletionTimestamp")),
         resource_version=metadata.get("resourceVersion", ""),
     )
 
@@ -331,7 +331,8 @@ def _places(text: str | None) -> frozenset[int]:
     return frozenset(parse_sweeps(text)) if text else frozenset()
 
 
-def _time_or_none(text: str | None) -> datetime | None:
+def time_or_none(text: str | None) -> datetime | None:
+    """Read a time that may be missing."""
     return time(text) if text else None
 
 
