@@ -73,9 +73,11 @@ class FakeTensorRt:
         self.says: list[tuple[Severity, str]] = []
         """What the next failure logs."""
         self.refuses: set[str] = set()
-        """Steps that answer None or False: plan, engine, context, address, shape, enqueue."""
+        """Steps that answer None or False: builder, plan, engine, context, address, shape, enqueue."""
 
     def Builder(self, log):
+        if self.refuse("builder", log):  # the bindings' word for a null, as seen with 11.2.1 on an H100
+            raise TypeError("pybind11::init(): factory function returned nullptr")
         return FakeBuilder(self, log)
 
     def OnnxParser(self, network, log):

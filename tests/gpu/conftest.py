@@ -38,10 +38,24 @@ def driver() -> cuda.Driver:
         pytest.skip(f"needs an NVIDIA GPU: {fault}")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _its_share_of_the_cpus() -> None:
+    """Leave each of pytest's workers CPUs of its own.
+
+    Ten runs that took all 16 CPUs each, for the threads of PyTorch, stood still for minutes on the first GPU machine.
+    """
+    workers, name = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1")), os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    every = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, every[int(name.removeprefix("gw")) % workers :: workers] or every)
+
+
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One cache for all tests: the model is prepared once."""
-    return tmp_path_factory.mktemp("cache")
+def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """One cache for all tests and workers: the model is prepared once."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "cache"
+    folder.mkdir(exist_ok=True)
+    return folder
 
 
 @pytest.fixture(scope="session")

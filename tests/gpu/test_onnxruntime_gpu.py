@@ -45,20 +45,6 @@ def test_fp32_is_fp32(run):
     assert error(rows, "onnxruntime/tf32@8") > 5 * error(rows, "onnxruntime/fp32@8")
 
 
-def test_a_replayed_graph_starts_quicker(run):
-    plain, replayed = (
-        run(
-            backends=["onnxruntime"],
-            precisions=["fp32"],
-            batchSizes=[1],
-            backendOptions={"onnxruntime": {"cudaGraph": with_graph}},
-        )["onnxruntime/fp32@1"]
-        for with_graph in (False, True)
-    )
-
-    assert int(replayed["enqueue_median_ns"]) < int(plain["enqueue_median_ns"])
-
-
 def test_eight_bits_that_would_be_emulated_are_unsupported(run):
     rows = run(backends=["onnxruntime"], precisions=["int8-static"], batchSizes=[1])
 

@@ -51,29 +51,19 @@ def test_fp32_is_fp32(floats):
     assert error(floats, "tensorrt/tf32@8") > 5 * error(floats, "tensorrt/fp32@8")
 
 
-def test_half_precision_is_faster_at_a_large_batch(run):
-    rows = run(**only(precisions=["fp32", "fp16"], batchSizes=[64]))
-
-    half, single = (int(rows[f"tensorrt/{name}@64"]["device_median_ns"]) for name in ("fp16", "fp32"))
-
-    assert half < single
-
-
-def test_a_replayed_graph_starts_quicker_and_computes_the_same(run, floats):
+def test_a_replayed_graph_computes_the_same(run, floats):
     rows = run(**only(with_graph=True, precisions=["fp16"]))
     replayed, plain = rows["tensorrt/fp16@1"], floats["tensorrt/fp16@1"]
 
     assert all_measured(rows), outcomes(rows)
-    assert int(replayed["enqueue_median_ns"]) < int(plain["enqueue_median_ns"])
     assert replayed["relative_l2_parts_per_billion"] == plain["relative_l2_parts_per_billion"]
 
 
-def test_end_to_end_the_copies_count(run, floats):
+def test_end_to_end_there_are_four_numbers_too(run):
     rows = run(**only(precisions=["fp32"], batchSizes=[8], measurement=END_TO_END))
 
     assert all_measured(rows), outcomes(rows)
-    with_copies, without = (int(each["tensorrt/fp32@8"]["device_median_ns"]) for each in (rows, floats))
-    assert with_copies > without
+    assert all(map(has_the_four_numbers, rows.values()))
 
 
 def test_a_plan_is_built_once_and_says_what_it_is_made_of(run, cache, floats):

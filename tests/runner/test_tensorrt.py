@@ -228,6 +228,15 @@ class TestSession:
         with pytest.raises(error, match=words):
             open_session(a_task())
 
+    def test_an_installation_without_the_kernels_of_this_gpu_is_unsupported_and_says_what_it_lacks(
+        self, a_task, open_session, library
+    ):
+        library.refuses.add("builder")
+        library.says.append((Severity.ERROR, "Unable to load library: libnvinfer_builder_resource_sm90.so.11.2.1"))
+
+        with pytest.raises(Unsupported, match=r"Incomplete: .*_sm90\.so.*pip install --force-reinstall tensorrt"):
+            open_session(a_task())
+
     def test_an_engine_that_does_not_start_is_an_error_not_a_fast_call(self, a_task, open_session, library):
         session = open_session(a_task())
         library.refuses.add("enqueue")

@@ -257,7 +257,7 @@ def make_log(library: Any) -> Any:
 
 def build(library: Any, recipe: Recipe, timings: bytes, log: Any) -> Built:
     """Build a plan. Raises Unsupported, cuda.OutOfMemoryError, or RuntimeError with TensorRT's own words."""
-    builder = library.Builder(log)
+    builder = open_builder(library, log)
     network = builder.create_network(1 << int(library.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parse(library, network, recipe.graph, log)
     config = builder.create_builder_config()
@@ -269,6 +269,22 @@ def build(library: Any, recipe: Recipe, timings: bytes, log: Any) -> Built:
         raise failure(log, "build an engine")
     cache = config.get_timing_cache()
     return Built(bytes(plan), bytes(cache.serialize()), _builder_resource())  # they go when the builder does
+
+
+def open_builder(library: Any, log: Any) -> Any:
+    """Return a builder. Raises Unsupported where TensorRT has none for this GPU.
+
+    Its kernels lie in a library for each kind of GPU, which an installation may lack; TensorRT answers with null then,
+    and its bindings turn that into a TypeError without a reason (seen with 11.2 on an H100).
+    """
+    try:
+        return library.Builder(log)
+    except TypeError as error:
+        words = "; ".join(log.errors) or str(error)
+        raise Unsupported(
+            f"Incomplete: TensorRT {library.__version__} has no builder for this GPU: {words}. "
+            "Install the whole of it: pip install --force-reinstall tensorrt"
+        ) from error
 
 
 def parse(library: Any, network: Any, graph: Path, log: Any) -> None:
