@@ -147,6 +147,8 @@ class World:
     pod_refusals: dict[str, Trouble] = field(default_factory=dict)
     writes: int = 0
     tries: dict[int, int] = field(default_factory=dict)
+    unread: set[int] = field(default_factory=set)
+    """Sweeps of pods that were deleted with their Job while no operator was there to read them."""
     is_deleted: bool = False
     jobs_made: list[str] = field(default_factory=list)
 
@@ -243,8 +245,9 @@ class World:
     def restart(self) -> None:
         """Let the operator forget: what it knows then is what the cluster still has."""
         self.written = Written()
-        self.jobs = {name: job for name, job in self.jobs.items() if not job.is_gone}
+        every, self.jobs = self.jobs, {name: job for name, job in self.jobs.items() if not job.is_gone}
         uids = {job.uid for job in self.jobs.values()}
+        self.unread |= {every[pod.job].sweep(pod.place) for pod in self.pods.values() if pod.job_uid not in uids}
         self.pods = {uid: pod for uid, pod in self.pods.items() if pod.job_uid in uids}
         named = {shard["configMap"] for shard in self.status.get("shards", ())}
         self.shards = {
@@ -317,12 +320,17 @@ class World:
         for _ in range(most):
             decision = self.look()
             if self.is_finished:
-                if decision.is_nothing:
+                if writes_nothing(decision):
                     return
             elif not self.step():
                 self.pass_time(1 if decision.again_after is None else max(0.1, decision.again_after.total_seconds()))
             self.pass_time(0.5)
         raise AssertionError(f"it never ended: {self.status.get('conditions')}")
+
+
+def writes_nothing(decision: Decision) -> bool:
+    """Tell whether a decision is only to look again some time."""
+    return replace(decision, again_after=None) == Decision()
 
 
 def collect_sweeps(text: str) -> tuple[int, ...]:

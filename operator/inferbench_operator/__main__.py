@@ -6,6 +6,8 @@ import asyncio
 import os
 import sys
 
+import uvloop
+
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
 from inferbench_operator import logs
 from inferbench_operator.settings import Settings
@@ -16,7 +18,8 @@ def main() -> int:
     try:
         settings = Settings.from_environment(os.environ)
         logs.set_up(settings.log_level, settings.log_format)
-        asyncio.run(_run(settings))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_run(settings))
     except InferbenchError as error:
         print(f"inferbench-operator: {error}", file=sys.stderr)
         return error.exit_status

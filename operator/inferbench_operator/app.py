@@ -1,7 +1,8 @@
 """The operator as a whole: settings in, until somebody stops it.
 
-It lists everything once before it decides anything, so that no decision is made of half of what there is; then kopf
-watches, the workers look, and now and then everything is listed again, for what a watch may have missed.
+It lists everything once before it decides anything, so that no decision is made of half of what there is; then the
+watches tell what happens, the workers look, and now and then everything is listed again, for what a watch may have
+missed.
 """
 
 from __future__ import annotations
@@ -9,9 +10,11 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import product
 
 import kopf
 
@@ -26,6 +29,7 @@ from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Key
 from inferbench_operator.results_page import ResultsPage
 from inferbench_operator.settings import Settings
+from inferbench_operator.watch import Watch
 from inferbench_operator.workqueue import Queue
 
 log = logging.getLogger(__name__)
@@ -66,23 +70,23 @@ async def run(settings: Settings) -> None:
         log.info("%s", line)
     parts = await _parts(settings)
     controller = Controller(parts.api, parts.cache, parts.queue, settings, parts.metrics, parts.page)
-    workers = [asyncio.create_task(_worker(parts, controller), name=f"worker-{n}") for n in range(settings.workers)]
-    served = await server.serve(settings, parts.metrics, parts.page, _health(parts, workers))
-    async with _in_the_background(_relist_for_ever(parts), parts.metrics.watch_lag()):
-        try:
+    workers = [_worker(parts, controller) for _ in range(settings.workers)]
+    try:
+        async with (
+            _in_the_background(*workers, *_watches(parts)) as busy,
+            _in_the_background(_relist_for_ever(parts), parts.metrics.watch_lag()),
+            _served(parts, _health(parts, busy)),
+        ):
             await _watch(parts)
-        finally:
-            parts.queue.close()
-            for worker in workers:
-                worker.cancel()
-            await asyncio.gather(*workers, return_exceptions=True)
-            await served.cleanup()
-            await parts.api.close()
+    finally:
+        parts.queue.close()
+        await parts.api.close()
 
 
 async def _parts(settings: Settings) -> Parts:
     metrics = Metrics()
     page = ResultsPage(settings.results_detail, settings.max_result_series)
+    owned = product((handlers.JOBS, handlers.PODS), _namespaces(settings))
     queue: Queue[Key] = Queue()
     parts = Parts(
         settings,
@@ -91,7 +95,7 @@ async def _parts(settings: Settings) -> Parts:
         page,
         queue,
         Cache(),
-        WatchAges(handlers.WATCHED),
+        WatchAges([(handlers.BENCHMARKS, None), *owned]),
         asyncio.Event(),
     )
     metrics.follow_queue(queue)
@@ -114,6 +118,15 @@ def _health(parts: Parts, workers: list[asyncio.Task[None]]) -> Health:
         "loop": health.loop_in_time(parts.metrics),
     }
     return Health(alive, {"caches": is_filled})
+
+
+@asynccontextmanager
+async def _served(parts: Parts, answers: Health) -> AsyncIterator[None]:
+    served = await server.serve(parts.settings, parts.metrics, parts.page, answers)
+    try:
+        yield
+    finally:
+        await served.cleanup()
 
 
 async def _worker(parts: Parts, controller: Controller) -> None:
@@ -163,7 +176,7 @@ async def _list(parts: Parts, path: Callable[[str | None], str], **query: str) -
     """Return all objects of a kind, and the oldest resource version that the list is of; it may be a little behind."""
     found: list[Json] = []
     versions: list[int] = []
-    for namespace in parts.settings.watch_namespaces or (None,):
+    for namespace in _namespaces(parts.settings):
         answer = await parts.api.list(path(namespace), _pruned, **query)
         found += answer["items"]
         versions.append(int(answer["metadata"]["resourceVersion"]))
@@ -185,8 +198,29 @@ def _advice(error: ApiError) -> str:
     return "The service account lacks a right: see charts/inferbench." if error.is_forbidden else "It is tried again."
 
 
+def _watches(parts: Parts) -> Iterator[Coroutine[None, None, None]]:
+    """Yield a watch of Jobs and one of pods for each namespace."""
+    hear_job = handlers.on_job(parts.cache, parts.queue)
+    hear_pod = handlers.on_pod(parts.cache, parts.queue, parts.settings.status_interval_seconds)
+    for namespace in _namespaces(parts.settings):
+        for resource, path, hear in ((handlers.JOBS, kube.jobs, hear_job), (handlers.PODS, kube.pods, hear_pod)):
+            heard = partial(parts.watches.heard, resource, namespace)
+            yield _watched(parts, Watch(parts.api, path(namespace), handlers.SELECTOR, hear, heard))
+
+
+async def _watched(parts: Parts, watch: Watch) -> None:
+    """Wait until it is known which benchmarks there are, then watch what belongs to them."""
+    await parts.filled.wait()
+    await watch.run()
+
+
+def _namespaces(settings: Settings) -> tuple[str | None, ...]:
+    """Return the namespaces that are watched; None stands for all at once."""
+    return settings.watch_namespaces or (None,)
+
+
 async def _watch(parts: Parts) -> None:
-    """Let kopf watch until it is told to stop; a watch that dies ends it with an error, and the pod starts again."""
+    """Let kopf watch benchmarks until it is told to stop; if it ends with an error, the pod starts again."""
     heard, counted = parts.watches.heard, parts.metrics.count_request
 
     async def login() -> kopf.AiohttpSession:
@@ -202,10 +236,10 @@ async def _watch(parts: Parts) -> None:
 
 
 @asynccontextmanager
-async def _in_the_background(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[None]:
+async def _in_the_background(*coroutines: Coroutine[None, None, None]) -> AsyncIterator[list[asyncio.Task[None]]]:
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     try:
-        yield
+        yield tasks
     finally:
         for task in tasks:
             task.cancel()

@@ -14,13 +14,9 @@ from inferbench_contract import result as results
 from inferbench_contract.errors import ResultError
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult
+from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Outcome
 from inferbench_operator.observed import Attempt, Observed, SeenJob, SeenPod, has_passed
-
-BAD_CONFIGURATION_STATUS = 43
-ENVIRONMENT_FAULT_STATUS = 44
-ASKED_TO_STOP_STATUS = 143
-"""The runner's exit statuses (inferbench_runner.__main__)."""
 
 NOT_A_CRASH = {None, 0, ASKED_TO_STOP_STATUS, ENVIRONMENT_FAULT_STATUS}
 """Statuses after which the cell in flight has no outcome: it did not bring the runner down."""

@@ -24,7 +24,7 @@ from inferbench_operator.cache import Cache
 from inferbench_operator.kube import Api, ApiError
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Attempt, Key, Observed, Refusal, SeenBenchmark, SeenJob, Shard, Trouble
-from inferbench_operator.reconcile import Decision, JobPatch, NewShard, Written, decide
+from inferbench_operator.reconcile import Decision, NewShard, Written, decide
 from inferbench_operator.results_page import Published, ResultsPage
 from inferbench_operator.settings import Settings
 from inferbench_operator.workqueue import Queue, QueueClosed
@@ -121,8 +121,6 @@ class Controller:
             return
         memory = self._memory(seen)
         observed = await self._observed(seen, memory)
-        if await self._was_let_go(observed, memory):
-            return
         decision = decide(observed, self._settings, self._clock(), memory.written)
         if decision.job is None:
             memory.refusal = None  # nothing is asked for, so nothing is tried again
@@ -168,7 +166,8 @@ class Controller:
             taken_names=memory.taken_names,
         )
         await self._ask_why(observed, memory)
-        return replace(observed, pod_refusals=dict(memory.pod_refusals))
+        is_leaving = await self._is_namespace_leaving(observed, memory)
+        return replace(observed, pod_refusals=dict(memory.pod_refusals), is_namespace_leaving=is_leaving)
 
     def _read(self, seen: SeenBenchmark, memory: Memory) -> None:
         """Read the resource, if it is another than before."""
@@ -257,23 +256,18 @@ class Controller:
             if (found := await self._hands.why_no_pods(observed.benchmark.key, job)) is not None:
                 memory.pod_refusals[job.name] = found
 
-    async def _was_let_go(self, observed: Observed, memory: Memory) -> bool:
-        """End the Job of a namespace that is being deleted, before it waits for a pod that it may not make any more.
-
-        Kubernetes deletes a namespace's pods first and the rest when they are gone. The Job controller holds a failed
-        pod until it has made another one, which is refused by then: nothing would ever go (seen with 1.35.4).
-        """
+    async def _is_namespace_leaving(self, observed: Observed, memory: Memory) -> bool:
+        """Read whether the namespace is being deleted, once for each pod that is."""
         job = standing.open_job(observed)
         pods = (*observed.pods, *(each.pod for each in observed.attempts))
         leaving = {pod.uid for pod in pods if pod.is_deleting}
         if job is None or job.is_suspended or observed.benchmark.is_finished or leaving <= memory.asked_about:
             return False
-        if not await self._hands.is_leaving(observed.benchmark.key.namespace):
-            memory.asked_about |= leaving
-            return False
-        log.info("The namespace is being deleted, so Job %s is ended.", job.name)
-        await self._hands.patch_job(observed.benchmark.key, JobPatch(job.name, {"activeDeadlineSeconds": 1}))
-        return True
+        if await self._hands.is_leaving(observed.benchmark.key.namespace):
+            log.info("The namespace is being deleted, so Job %s is ended.", job.name)
+            return True
+        memory.asked_about |= leaving
+        return False
 
     # ---- carrying out ----------------------------------------------------------------------------
 

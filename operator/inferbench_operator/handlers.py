@@ -1,6 +1,7 @@
-"""What kopf is used for: watching. Its handlers keep the cache in step and name the benchmark to look at, no more.
+"""What the watches tell is kept in the cache, and the benchmark to look at is named, no more.
 
-Only `on.event` handlers that return None: kopf then writes nothing, neither finalizer nor annotation nor status.
+kopf watches the benchmarks, with one `on.event` handler that returns None: it then writes nothing, neither finalizer
+nor annotation nor status. Their Jobs and pods have too many events for it: see `watch`.
 """
 
 from __future__ import annotations
@@ -11,22 +12,20 @@ from typing import Any
 
 import kopf
 
+from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
-from inferbench_operator.kube import GROUP, VERSION, WATCH_SECONDS
+from inferbench_operator.kube import GROUP, VERSION, WATCH_CONNECT_SECONDS, WATCH_GRACE_SECONDS, WATCH_SECONDS, OnEvent
 from inferbench_operator.observed import MANAGED_BY, Json, Key
 from inferbench_operator.workqueue import Queue
 
 SELECTOR = "=".join(MANAGED_BY)
 """Of Jobs and pods, on the server: a cluster has many that are nobody's business here."""
 
-BENCHMARKS = (GROUP, VERSION, "inferencebenchmarks")
-JOBS = ("batch", "v1", "jobs")
-PODS = ("", "v1", "pods")
-WATCHED = ("inferencebenchmarks", "jobs", "pods")
+BENCHMARKS, JOBS, PODS = "inferencebenchmarks", "jobs", "pods"
 
 PODS_SECONDS = 2.0
-"""News of pods wait so long for each other while their Job runs: a dozen that end together cost one look, and the
-status is not written more often anyway. The end of a Job waits for nothing."""
+"""News of pods wait so long for each other while their Job runs: what keeps a dozen from starting costs one look. Ends
+wait as long as the status does, of which they only move a counter. The end of a Job waits for nothing."""
 
 PAGE = 100
 """Objects that kopf lists at once. It keeps the last page for as long as it watches: 45 kB for each benchmark."""
@@ -41,27 +40,42 @@ def registry(cache: Cache, queue: Queue[Key], heard: Callable[[str], None], logi
     """Return kopf's registry; `heard` is told of every event's resource."""
     handlers = kopf.OperatorRegistry()
 
-    def watch(resource: tuple[str, str, str], hear: Callable[[str | None, Json], Key | None]) -> None:
-        async def handler(event: Any, **_: Any) -> None:
-            heard(resource[2])
-            if (key := hear(event["type"], event["object"])) is None:
-                return
-            if resource is PODS and cache.has_open_job(key):
-                queue.add_after(key, PODS_SECONDS)
-            else:
-                queue.add(key)
+    async def handler(event: Any, **_: Any) -> None:
+        heard(BENCHMARKS)
+        if (key := cache.heard_benchmark(event["type"], event["object"])) is not None:
+            queue.add(key)
 
-        kopf.on.event(*resource, id=f"{resource[2]}-changed", registry=handlers)(handler)
-
-    watch(BENCHMARKS, cache.heard_benchmark)
-    watch(JOBS, cache.heard_job)
-    watch(PODS, cache.heard_pod)
+    kopf.on.event(GROUP, VERSION, BENCHMARKS, id="benchmark-changed", registry=handlers)(handler)
 
     async def log_in(**_: Any) -> kopf.AiohttpSession:
         return await login()
 
     kopf.on.login(id="log-in", registry=handlers)(log_in)
     return handlers
+
+
+def on_job(cache: Cache, queue: Queue[Key]) -> OnEvent:
+    """Return who hears of Jobs."""
+
+    def hear(kind: str, raw: Json) -> None:
+        if (key := cache.heard_job(kind, raw)) is not None:
+            queue.add(key)
+
+    return hear
+
+
+def on_pod(cache: Cache, queue: Queue[Key], status_seconds: float) -> OnEvent:
+    """Return who hears of pods; `status_seconds`: how often the status is written."""
+
+    def hear(kind: str, raw: Json) -> None:
+        if (key := cache.heard_pod(kind, raw)) is None:
+            return
+        if cache.has_open_job(key):
+            queue.add_after(key, status_seconds if observing.has_pod_ended(raw) else PODS_SECONDS)
+        else:
+            queue.add(key)
+
+    return hear
 
 
 def settings() -> kopf.OperatorSettings:
@@ -72,11 +86,9 @@ def settings() -> kopf.OperatorSettings:
     chosen.posting.enabled = False
     chosen.peering.standalone = True
     chosen.watching.server_timeout = WATCH_SECONDS
-    chosen.watching.client_timeout = WATCH_SECONDS + 30
-    chosen.watching.connect_timeout = 10
+    chosen.watching.client_timeout = WATCH_SECONDS + WATCH_GRACE_SECONDS
+    chosen.watching.connect_timeout = WATCH_CONNECT_SECONDS
     chosen.watching.chunk_size = PAGE
-    chosen.watching.label_selectors[JOBS] = SELECTOR
-    chosen.watching.label_selectors[PODS] = SELECTOR
     chosen.networking.request_timeout = 30
     chosen.queueing.idle_timeout = IDLE_SECONDS
     chosen.process.ultimate_exiting_timeout = 10

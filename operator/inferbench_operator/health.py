@@ -20,29 +20,35 @@ STUCK_SECONDS = 300.0
 (`kube.TIMEOUT_SECONDS`, four times), and a restart would not mend that server."""
 
 MAX_WATCH_AGE_SECONDS = 2 * WATCH_SECONDS + 60.0
-"""A live watch is opened again every `WATCH_SECONDS`; once that failed for a minute (kopf's own patience) twice."""
+"""A live watch is opened again every `WATCH_SECONDS`; once that failed for a minute (kopf's own patience) twice. Those
+of Jobs and pods, which are told of each bookmark, are never as old as that."""
 
 MAX_LAG_SECONDS = 5.0
 """A loop that is this late answers no probe in time either; usually something computes where it should not."""
 
 
 class WatchAges:
-    """When each watch last gave a sign of life: it was opened, or brought an event."""
+    """When each watch last gave a sign of life: it was opened, or brought something."""
 
-    def __init__(self, resources: Iterable[str], clock: Clock | None = None) -> None:
-        """Take the watches that there should be, as if all had just been opened. Made inside the running loop."""
+    def __init__(self, watches: Iterable[tuple[str, str | None]], clock: Clock | None = None) -> None:
+        """Take the resources and namespaces (None: all) that are to be watched, as if all had just been opened.
+
+        Made inside the running loop.
+        """
         self._clock = clock or asyncio.get_running_loop().time
-        self._heard = dict.fromkeys(resources, self._clock())
+        self._heard = dict.fromkeys(watches, self._clock())
 
-    def heard(self, resource: str) -> None:
+    def heard(self, resource: str, namespace: str | None = None) -> None:
         """Note a sign of life; this is what `kube.watching_session` wants for `on_watch`."""
-        if resource in self._heard:
-            self._heard[resource] = self._clock()
+        if (resource, namespace) in self._heard:
+            self._heard[resource, namespace] = self._clock()
 
     def seconds(self) -> dict[str, float]:
-        """Return the age of each watch's last sign of life."""
-        now = self._clock()
-        return {resource: now - heard for resource, heard in self._heard.items()}
+        """Return the age of each resource's last sign of life; of several namespaces, of the one that is silent."""
+        now, ages = self._clock(), dict[str, float]()
+        for (resource, _), heard in self._heard.items():
+            ages[resource] = max(now - heard, ages.get(resource, 0.0))
+        return ages
 
 
 class Health:
@@ -63,7 +69,7 @@ class Health:
 
 
 def workers_alive(workers: Collection[asyncio.Task[object]]) -> Probe:
-    """Ask whether every worker is still there: they end with the operator only."""
+    """Ask whether every worker and watch is still there: they end with the operator only."""
 
     def probe() -> str | None:
         ended = sum(worker.done() for worker in workers)

@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from inferbench_contract.plan import Plan
 from inferbench_contract.ranges import format_sweeps
 from inferbench_contract.spec import BenchmarkSpec
+from inferbench_contract.statuses import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_operator import pods
-from inferbench_operator.collect import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_operator.observed import (
     BENCHMARK_LABEL,
     MANAGED_BY,

@@ -7,16 +7,18 @@ generated models alone: importing `CoreV1Api` costs 90 MiB, and a model refuses 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import kopf
+import orjson
 from kubernetes.aio import config as kubernetes_config
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
@@ -48,11 +50,23 @@ PAGE = 500
 """Objects that a page of a list holds: kubectl's number, and some ten milliseconds of a blocked event loop."""
 
 WATCH_SECONDS = 240
-"""After which the server ends a watch and kopf opens it again: so often at least a live watch gives a sign of life."""
+"""After which the server ends a watch and it is opened again: so often at least a live watch gives a sign of life."""
+
+WATCH_GRACE_SECONDS = 30
+"""By which a server may end a watch too late, before it is given up."""
+
+WATCH_CONNECT_SECONDS = 10
+"""For a connection; a server that is there takes it at once."""
+
+WATCH_SILENT_SECONDS = 70
+"""kopf's own patience: the server sends a bookmark each minute, so a watch without one leads nowhere any more."""
 
 TRUST_ENVIRONMENT = False
 """Whether HTTPS_PROXY and .netrc are heeded. An API server is behind no proxy but the kubeconfig's, and aiohttp would
 have a thread look into .netrc for each request, at twice the CPU time of the request itself (0.4 and 0.2 ms)."""
+
+MAX_CONNECTIONS = 0
+"""No limit: each namespace that is watched has two open for ever. What is asked besides, the throttle bounds."""
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 """Where Kubernetes mounts a pod's token."""
@@ -66,6 +80,10 @@ OnRequest = Callable[[str, str, int, float], None]
 """Hears of every request: verb, resource, status (0: no answer), seconds."""
 OnWatch = Callable[[str], None]
 """Hears that the watch of a resource is open."""
+OnEvent = Callable[[str, Json], None]
+"""Hears of an event of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object."""
+
+Answer = TypeVar("Answer")
 
 
 # ---- paths ---------------------------------------------------------------------------------------
@@ -185,11 +203,6 @@ class ApiError(InferbenchError):
         return self.status == 410
 
     @property
-    def is_invalid(self) -> bool:
-        """Whether the object is wrong; `causes` say where."""
-        return self.status == 422
-
-    @property
     def is_busy(self) -> bool:
         """Whether the server asked to come back later."""
         return self.status == 429
@@ -203,7 +216,7 @@ class ApiError(InferbenchError):
 def error_of(request: str, status: int, retry_after: str | None, body: bytes) -> ApiError:
     """Read an answer that is none of 2xx; what is no Status (a proxy's page) is quoted."""
     try:
-        told = json.loads(body)
+        told = orjson.loads(body)
     except ValueError:
         told = None
     if not isinstance(told, dict) or told.get("kind") != "Status":
@@ -237,6 +250,18 @@ class _Tries:
     delays: Iterator[float]
     patience_seconds: float = MAX_BUSY_SECONDS
     renewed: bool = False
+
+
+@dataclass
+class _Counted:
+    """How one request went; 0: there was no answer."""
+
+    status: int = 0
+
+
+WATCH_TIMEOUT = aiohttp.ClientTimeout(
+    total=WATCH_SECONDS + WATCH_GRACE_SECONDS, sock_connect=WATCH_CONNECT_SECONDS, sock_read=WATCH_SILENT_SECONDS
+)
 
 
 class Api:
@@ -299,6 +324,21 @@ class Api:
         """Delete an object; `body` are DeleteOptions, such as preconditions."""
         return await self._request("delete", "DELETE", path, body=body)
 
+    async def watch(self, path: str, on_event: OnEvent, on_open: Callable[[], None], **query: str | int) -> None:
+        """Tell of everything that happens to the objects of a kind, bookmarks included, until the server ends it.
+
+        An ERROR in the stream is raised like any other answer; `is_unreachable` tells that the stream was cut.
+        """
+        query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS, **query}
+        response = await self._repeated(partial(self._open_watch, path, query), RETRY_DELAYS_SECONDS)
+        try:
+            on_open()
+            with _as_api_error(f"WATCH {path}"):
+                async for line in response.content:
+                    on_event(*_event(f"WATCH {path}", line))
+        finally:
+            response.close()
+
     async def close(self) -> None:
         """Close the connections."""
         await self._client.close()
@@ -323,11 +363,15 @@ class Api:
         content_type: str = JSON,
     ) -> Json:
         """Send a request as often as it is right to."""
-        tries = _Tries(iter(RETRY_DELAYS_SECONDS if method == "GET" else ()))
+        send = partial(self._send, verb, method, path, query or {}, body, content_type)
+        return await self._repeated(send, RETRY_DELAYS_SECONDS if method == "GET" else ())
+
+    async def _repeated(self, send: Callable[[], Awaitable[Answer]], delays: Iterable[float]) -> Answer:
+        tries = _Tries(iter(delays))
         while True:
             await self._throttle.acquire()
             try:
-                return await self._send(verb, method, path, query or {}, body, content_type)
+                return await send()
             except ApiError as error:
                 if not await self._may_repeat(error, tries):
                     raise
@@ -365,22 +409,46 @@ class Api:
         self, verb: str, method: str, path: str, query: Mapping[str, str | int], body: object, content_type: str
     ) -> Json:
         """Send a request once and tell how it went."""
-        clock = asyncio.get_running_loop().time
-        began, status = clock(), 0
-        try:
-            status, retry_after, answer = await self._exchange(method, path, query, body, content_type)
-        except (aiohttp.ClientError, OSError, ConfigException) as error:  # a timeout; a token file that is not there
-            raise ApiError(f"{method} {path}", 0, "Unreachable", repr(error)) from error
-        finally:
-            self._on_request(verb, resource_of(path)[0], status, clock() - began)
-        if not 200 <= status < 300:
-            raise error_of(f"{method} {path}", status, retry_after, answer)
+        with self._counted(verb, method, path) as counted:
+            response = await self._exchange(method, path, query, body, content_type, self._timeout_seconds)
+            answer = await response.read()
+            counted.status = response.status
+        if not 200 <= response.status < 300:
+            raise error_of(f"{method} {path}", response.status, response.headers.get("Retry-After"), answer)
         return _object(f"{method} {path}", answer)
 
+    async def _open_watch(self, path: str, query: Mapping[str, str | int]) -> aiohttp.ClientResponse:
+        """Begin a watch; its stream is still to be read."""
+        with self._counted("watch", "WATCH", path) as counted:
+            answer = await self._exchange("GET", path, query, None, JSON, WATCH_TIMEOUT)
+            refusal = b"" if answer.status == 200 else await answer.read()
+            counted.status = answer.status
+        if answer.status != 200:
+            raise error_of(f"WATCH {path}", answer.status, answer.headers.get("Retry-After"), refusal)
+        response: aiohttp.ClientResponse = answer.response
+        return response
+
+    @contextmanager
+    def _counted(self, verb: str, method: str, path: str) -> Iterator[_Counted]:
+        """Tell how a request went, once it has an answer or none."""
+        clock = asyncio.get_running_loop().time
+        began, counted = clock(), _Counted()
+        try:
+            with _as_api_error(f"{method} {path}"):
+                yield counted
+        finally:
+            self._on_request(verb, resource_of(path)[0], counted.status, clock() - began)
+
     async def _exchange(
-        self, method: str, path: str, query: Mapping[str, str | int], body: object, content_type: str
-    ) -> tuple[int, str | None, bytes]:
-        """Return status, Retry-After and body of the answer."""
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str | int],
+        body: object,
+        content_type: str,
+        patience: float | aiohttp.ClientTimeout,
+    ) -> Any:
+        """Return the client's answer, whose body is still to be read."""
         # The body goes past `param_serialize`, which would look for models in it.
         _, url, headers, *_ = await self._client.param_serialize(
             method=method,
@@ -389,8 +457,16 @@ class Api:
             header_params={"Accept": JSON, "Content-Type": content_type},
             auth_settings=["BearerToken"],
         )
-        response = await self._client.call_api(method, url, headers, body, _request_timeout=self._timeout_seconds)
-        return response.status, response.headers.get("Retry-After"), await response.read()
+        return await self._client.call_api(method, url, headers, body, _request_timeout=patience)
+
+
+@contextmanager
+def _as_api_error(request: str) -> Iterator[None]:
+    """Raise what the libraries raise as what callers expect: a timeout, a token file that is not there, a cut."""
+    try:
+        yield
+    except (aiohttp.ClientError, OSError, ConfigException) as error:
+        raise ApiError(request, 0, "Unreachable", repr(error)) from error
 
 
 def _items(page: Json, each: Callable[[Json], Json] | None) -> list[Json]:
@@ -400,12 +476,26 @@ def _items(page: Json, each: Callable[[Json], Json] | None) -> list[Json]:
 
 def _object(request: str, answer: bytes) -> Json:
     try:
-        told = json.loads(answer)
+        told = orjson.loads(answer)
     except ValueError:
         told = None
     if not isinstance(told, dict):
         raise ApiError(request, 0, "NoObject", f"the answer is no JSON object: {answer[:200].decode(errors='replace')}")
     return told
+
+
+def _event(request: str, line: bytes) -> tuple[str, Json]:
+    """Read a line of a watch."""
+    try:
+        told = orjson.loads(line)
+        kind, thing = told["type"], told["object"]
+    except (ValueError, KeyError, TypeError):
+        kind = thing = None
+    if not isinstance(kind, str) or not isinstance(thing, dict):
+        raise ApiError(request, 200, "NoEvent", f"the line is no event: {line[:200].decode(errors='replace')}")
+    if kind == "ERROR":
+        raise error_of(request, int(thing.get("code") or 500), None, orjson.dumps(thing))
+    return kind, thing
 
 
 # ---- connecting ----------------------------------------------------------------------------------
@@ -436,7 +526,9 @@ async def configure(environment: Mapping[str, str] = os.environ, service_account
     Raises:
         EnvironmentFault: none of the three can be read.
     """
-    configuration = Configuration(client_session_kwargs={"trust_env": TRUST_ENVIRONMENT})
+    configuration = Configuration(
+        client_session_kwargs={"trust_env": TRUST_ENVIRONMENT}, connection_pool_maxsize=MAX_CONNECTIONS
+    )
     try:
         if not environment.get("KUBECONFIG") and environment.get("KUBERNETES_SERVICE_HOST"):
             token, authority = str(service_account / "token"), str(service_account / "ca.crt")

@@ -123,6 +123,10 @@ class Trouble:
     message: str
 
 
+ENDED = frozenset({"Succeeded", "Failed"})
+"""Phases of a pod that stay."""
+
+
 @dataclass(frozen=True, slots=True)
 class SeenPod:
     """One attempt at a sweep."""
@@ -151,7 +155,7 @@ class SeenPod:
     @property
     def has_ended(self) -> bool:
         """Tell whether nothing more will come of it."""
-        return self.phase in {"Succeeded", "Failed"}
+        return self.phase in ENDED
 
     @property
     def was_out_of_memory(self) -> bool:
@@ -219,6 +223,8 @@ class Observed:
     """Shards that the status names and the cluster no longer has."""
     taken_names: frozenset[str] = frozenset()
     """Names of shards under which something else stands."""
+    is_namespace_leaving: bool = False
+    """Whether its namespace is being deleted, and some of its pods already are."""
 
 
 def benchmark(raw: Json) -> SeenBenchmark:
@@ -289,6 +295,11 @@ def pod(raw: Json) -> SeenPod:
         gone_by=time_or_none(metadata.get("deletionTimestamp")),
         resource_version=metadata.get("resourceVersion", ""),
     )
+
+
+def has_pod_ended(raw: Json) -> bool:
+    """Tell whether nothing more will come of a pod."""
+    return (raw.get("status") or {}).get("phase") in ENDED
 
 
 def benchmark_of(raw: Json) -> Key | None:

@@ -81,12 +81,6 @@ class Decision:
     """What the status says in full, for /results."""
     again_after: timedelta | None = None
 
-    @property
-    def is_nothing(self) -> bool:
-        """Tell whether it writes nothing."""
-        written = (self.plan_map, self.job, self.shard, self.status, self.conditions, self.events, self.job_patches)
-        return not any((*written, self.is_to_be_deleted))
-
 
 def decide(observed: Observed, settings: Settings, now: datetime, written: Written) -> Decision:
     """Decide what a benchmark needs. Deciding again about what was done gives nothing to do."""
@@ -96,6 +90,8 @@ def decide(observed: Observed, settings: Settings, now: datetime, written: Writt
         return _tidied(observed, settings, now)
     if observed.wanted is None or observed.plan is None:
         return _ended_at_once(observed, now)
+    if observed.is_namespace_leaving:
+        return _let_go(observed)
     return _carried_on(observed, observed.wanted.spec, observed.plan, settings, now, written)
 
 
@@ -108,6 +104,19 @@ def _ended_at_once(observed: Observed, now: datetime) -> Decision:
     where = Standing(observed, None, None, None, ending)
     said = events.event(observed.benchmark, EventType.WARNING, "InvalidSpec", ending.message, now)
     return Decision(status=status.document(where, (), now), events=(said,))
+
+
+# ---- a benchmark whose namespace goes ------------------------------------------------------------
+
+
+def _let_go(observed: Observed) -> Decision:
+    """End the Job of a namespace that is being deleted, before it waits for a pod that it may not make any more.
+
+    Kubernetes deletes a namespace's pods first and the rest when they are gone. The Job controller holds a failed pod
+    until it has made another one, which is refused by then: nothing would ever go (seen with 1.35.4).
+    """
+    job = standing.open_job(observed)
+    return Decision(job_patches=() if job is None else (JobPatch(job.name, {"activeDeadlineSeconds": 1}),))
 
 
 # ---- a benchmark that runs -----------------------------------------------------------------------

@@ -171,11 +171,15 @@ IMAGE_REASONS = frozenset({
 })  # fmt: skip
 
 
+OF_NODES = "Add such a node, or ask for less in spec.gpu, spec.cpu or spec.podTemplate."
+OF_CLAIMS = "Look at the claim: kubectl describe pvc."
+
+
 def _explained(pod: SeenPod) -> Trouble:
     """Add to Kubernetes' words what to do."""
     found = pod.trouble or Trouble("Pending", "")
     if found.reason == "Unschedulable":
-        advice = "Add such a node, or ask for less in spec.gpu, spec.cpu or spec.podTemplate."
+        advice = OF_CLAIMS if "persistentvolumeclaim" in found.message.lower() else OF_NODES
         return Trouble("Unschedulable", f"No node takes pod {pod.name}: {found.message} {advice}")
     if found.reason in IMAGE_REASONS:
         advice = "Mend spec.image or its pull secret."

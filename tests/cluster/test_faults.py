@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from collections import Counter
@@ -23,6 +24,9 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("crds")]
 
 FIFTY = 50
 SECONDS = 240
+
+SEEDS = range(int(os.environ.get("INFERBENCH_SEEDS", "1")))
+"""Of the moments at which the operator is killed; INFERBENCH_SEEDS=5 repeats that run with others."""
 
 
 @pytest.fixture
@@ -71,11 +75,17 @@ def asked_by_operators(cluster, namespace, since):
     return [request for request in asked if request.namespace == namespace]
 
 
-def test_an_operator_killed_again_and_again_loses_nothing_and_makes_nothing_twice(
-    cluster, operator, kubectl, kubelet, api, namespace, on_fake_nodes
-):
+@pytest.fixture
+def sweeps_of_half_a_second(kubelet, api):
     kubelet.ending = Sweeps(api, seconds=0.5)
-    drawn = random.Random(20261125)
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+@pytest.mark.usefixtures("sweeps_of_half_a_second")
+def test_an_operator_killed_again_and_again_loses_nothing_and_makes_nothing_twice(
+    cluster, operator, kubectl, namespace, on_fake_nodes, seed
+):
+    drawn = random.Random(seed)
     kubectl.apply(many(FIFTY, on_nodes=on_fake_nodes))
     since = cluster.audit_position()
 
@@ -154,6 +164,9 @@ FAULTS = {
     "slow": Fault(delay=2, verb="create", count=4),
     "every-watch-gone-after-a-second": Fault(status=410, verb="watch", in_stream=True, cut_after=1, count=-1),
     "every-watch-cut-after-a-second": Fault(verb="watch", cut=True, cut_after=1, count=-1),
+    "errors-in-every-watch-of-jobs-and-pods": Fault(
+        status=500, verb="watch", path="*/[jp]o[bd]s", in_stream=True, cut_after=1, count=-1
+    ),
 }
 
 
@@ -180,6 +193,28 @@ def test_watches_that_are_cut_in_the_middle_of_it_all_are_opened_again(
         eventually(lambda: kubelet.started)
 
         assert api_proxy.cut_watches() == 3
+
+        eventually(are_finished(kubectl, 3), SECONDS)
+
+    check_all(kubectl, 3)
+
+
+def test_an_error_in_the_watch_of_benchmarks_ends_the_operator_and_the_next_one_goes_on(
+    cluster, kubectl, kubelet, namespace, api_proxy, on_fake_nodes
+):
+    fault = Fault(status=500, verb="watch", path="*/inferencebenchmarks", in_stream=True, cut_after=1, count=-1)
+    with Operator(cluster, namespace, kubeconfig=through(api_proxy, cluster, namespace)) as operator:
+        kubectl.apply(many(3, on_nodes=on_fake_nodes))
+        met = api_proxy.inject(fault)
+
+        def has_ended_by_an_error():
+            if not met.hits:
+                api_proxy.cut_watches()  # the next one meets the fault
+            return operator.process.poll() not in {None, 0}
+
+        eventually(has_ended_by_an_error, SECONDS)
+        api_proxy.clear()
+        operator.start()  # as the kubelet does
 
         eventually(are_finished(kubectl, 3), SECONDS)
 

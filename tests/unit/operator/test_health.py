@@ -86,7 +86,7 @@ def test_a_look_that_does_not_end_is_stuck(time):
 
 
 def test_a_watch_without_a_sign_of_life_is_dead(time):
-    watches = WatchAges(["jobs", "pods"], time)
+    watches = WatchAges([("jobs", None), ("pods", None)], time)
     probe = health.watches_alive(watches)
 
     time.now = 540
@@ -100,11 +100,23 @@ def test_a_watch_without_a_sign_of_life_is_dead(time):
 
 
 def test_what_else_is_heard_is_no_watch_of_ours(time):
-    watches = WatchAges(["jobs"], time)
+    watches = WatchAges([("jobs", None)], time)
 
     watches.heard("namespaces")
 
     assert list(watches.seconds()) == ["jobs"]
+
+
+def test_of_a_watch_in_several_namespaces_the_silent_one_counts(time):
+    watches = WatchAges([("pods", "team-a"), ("pods", "team-b")], time)
+
+    time.now = 541
+    watches.heard("pods", "team-a")
+
+    assert watches.seconds() == {"pods": 541}
+    assert health.watches_alive(watches)() == "The watch of pods was last heard 541 s ago; expected at most 540 s."
+    watches.heard("pods", "team-b")
+    assert health.watches_alive(watches)() is None
 
 
 def test_a_watch_that_opens_as_often_as_it_should_is_alive():

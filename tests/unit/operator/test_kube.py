@@ -89,13 +89,12 @@ def test_an_error_carries_the_servers_own_words():
         (404, "NotFound", "is_not_found"),
         (409, "Conflict", "is_conflict"),
         (410, "Expired", "is_gone"),
-        (422, "Invalid", "is_invalid"),
         (429, "TooManyRequests", "is_busy"),
     ],
 )
 def test_a_status_answers_one_question_with_yes(status, reason, question):
     error = ApiError("GET /x", status, reason, "so")
-    questions = ("unreachable", "unauthorized", "forbidden", "not_found", "conflict", "gone", "invalid", "busy")
+    questions = ("unreachable", "unauthorized", "forbidden", "not_found", "conflict", "gone", "busy")
 
     assert [f"is_{name}" for name in questions if getattr(error, f"is_{name}")] == [question]
 
@@ -529,6 +528,121 @@ def test_a_page_that_has_become_too_old_makes_the_whole_list_be_read_at_once():
 
 def test_a_list_that_is_gone_even_in_one_piece_is_an_error():
     assert refused(Server([Answer(410)]), lambda api: api.list(kube.jobs("team-a"))).is_gone
+
+
+# ---- watches -------------------------------------------------------------------------------------
+
+ADDED = {"type": "ADDED", "object": {"kind": "Pod", "metadata": {"resourceVersion": "7"}}}
+BOOKMARK = {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9"}}}
+
+
+def in_stream(status, reason):
+    return {"type": "ERROR", "object": {"kind": "Status", "code": status, "reason": reason, "message": "so"}}
+
+
+def lines(*events):
+    return Answer(body="".join(f"{json.dumps(event)}\n" for event in events))
+
+
+@dataclass
+class Watching:
+    """Watches pods once, and remembers what it was told."""
+
+    said: list[Any] = field(default_factory=list)
+
+    async def __call__(self, api):
+        def hear(kind, thing):
+            self.said.append((kind, thing["metadata"]["resourceVersion"]))
+
+        await api.watch(kube.pods("team-a"), hear, lambda: self.said.append("open"), resourceVersion="3")
+
+
+def test_a_watch_tells_of_its_opening_and_of_each_event_until_the_server_ends_it():
+    server, watching = Server([lines(ADDED, BOOKMARK)]), Watching()
+
+    ask(server, watching)
+
+    assert watching.said == ["open", ("ADDED", "7"), ("BOOKMARK", "9")]
+    (asked,) = server.requests
+    assert (asked.method, asked.path) == ("GET", "/api/v1/namespaces/team-a/pods")
+    assert asked.query == {
+        "watch": "true",
+        "allowWatchBookmarks": "true",
+        "timeoutSeconds": "240",
+        "resourceVersion": "3",
+    }
+    assert server.told == [("watch", "pods", 200)]
+
+
+def test_an_event_may_be_as_large_as_an_object_of_the_cluster():
+    """The store takes 1.5 MiB; aiohttp's own buffer would hold an eighth of it."""
+    large = {"type": "ADDED", "object": {"metadata": {"resourceVersion": "7"}, "filler": "x" * 1_500_000}}
+    watching = Watching()
+
+    ask(Server([lines(large, BOOKMARK)]), watching)
+
+    assert watching.said == ["open", ("ADDED", "7"), ("BOOKMARK", "9")]
+
+
+def test_an_error_in_the_stream_is_raised_after_what_came_before_it():
+    watching = Watching()
+
+    error = refused(Server([lines(ADDED, in_stream(410, "Expired"))]), watching)
+
+    assert watching.said == ["open", ("ADDED", "7")]
+    assert (error.is_gone, error.reason, error.message) == (True, "Expired", "so")
+
+
+@pytest.mark.parametrize("line", ["<html>Bad gateway</html>", "[]", '{"type": "ADDED"}', '{"type": 1, "object": {}}'])
+def test_what_is_no_event_is_quoted_and_taken_for_a_refusal(line):
+    error = refused(Server([Answer(body=f"{line}\n")]), Watching())
+
+    assert (error.reason, error.is_unreachable) == ("NoEvent", False)
+    assert line in error.message
+
+
+def test_a_watch_that_is_refused_does_not_open():
+    server, watching = Server([Answer(403, FORBIDDEN)]), Watching()
+
+    error = refused(server, watching)
+
+    assert (error.is_forbidden, watching.said) == (True, [])
+    assert server.told == [("watch", "pods", 403)]
+
+
+def test_a_watch_waits_for_a_busy_server_and_asks_a_broken_one_again():
+    server = Server([Answer(429, headers={"Retry-After": "2"}), Answer(500), lines(ADDED)])
+    watching = Watching()
+
+    ask(server, watching)
+
+    assert watching.said == ["open", ("ADDED", "7")]
+    assert server.waits == [2, 0.2]
+
+
+def test_a_watch_renews_its_credentials_once_they_are_refused():
+    server, watching = Server([Answer(401), lines(ADDED)]), Watching()
+
+    ask(server, watching, token="Bearer old", renew=lambda: "Bearer new")
+
+    assert [asked.headers["Authorization"] for asked in server.requests] == ["Bearer old", "Bearer new"]
+
+
+def test_a_stream_that_is_cut_is_told_from_a_refusal():
+    server, watching = Server([]), Watching()
+
+    async def cut(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await response.write(json.dumps(ADDED).encode() + b"\n" + json.dumps(BOOKMARK).encode()[:20])
+        request.transport.close()
+        return response
+
+    server.answer = cut
+    error = refused(server, watching)
+
+    assert watching.said == ["open", ("ADDED", "7")]
+    assert error.is_unreachable
 
 
 # ---- connecting ----------------------------------------------------------------------------------

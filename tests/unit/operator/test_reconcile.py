@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from inferbench_contract import summary
 from inferbench_contract.words import Outcome
 from inferbench_operator.observed import Refusal, Trouble
-from inferbench_operator.reconcile import Written, decide
-from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, outcomes, seen, wanted
+from inferbench_operator.reconcile import Decision, JobPatch, Written, decide
+from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, outcomes, seen, wanted, writes_nothing
 from tests.results import results_for
 
 
@@ -49,7 +49,7 @@ def test_deciding_again_gives_nothing_to_do():
     world = World(wanted())
     world.look()
 
-    assert world.look().is_nothing
+    assert writes_nothing(world.look())
 
 
 def test_a_benchmark_whose_sweeps_all_end_well_has_succeeded():
@@ -278,7 +278,7 @@ def test_rows_that_are_gone_after_the_end_are_said_once():
     complete = next(each for each in first.conditions if each["type"] == "ResultsComplete")
     assert (complete["status"], complete["reason"]) == ("False", "ShardMissing")
     world.status = {**world.status, "conditions": first.conditions}
-    assert world.look().is_nothing
+    assert writes_nothing(world.look())
 
 
 # ---- suspending, changing, waiting ---------------------------------------------------------------
@@ -415,7 +415,17 @@ def test_a_finished_benchmark_is_deleted_when_its_time_has_come():
 def test_a_benchmark_that_is_being_deleted_is_left_alone():
     observed = replace(World(wanted()).observed, benchmark=seen(wanted(), is_deleting=True))
 
-    assert decide(observed, SETTINGS, NOW, Written()).is_nothing
+    assert writes_nothing(decide(observed, SETTINGS, NOW, Written()))
+
+
+def test_a_namespace_that_is_being_deleted_ends_the_job_that_would_wait_for_a_pod_for_ever():
+    world = World(wanted())
+    world.look()
+    (job,) = world.jobs.values()
+
+    decision = decide(replace(world.observed, is_namespace_leaving=True), SETTINGS, NOW, Written())
+
+    assert decision == Decision(job_patches=(JobPatch(job.name, {"activeDeadlineSeconds": 1}),))
 
 
 # ---- how much is written -------------------------------------------------------------------------
@@ -480,7 +490,8 @@ def test_whatever_happens_a_benchmark_ends_and_no_result_is_lost(data):
     assert safe.keys() == {sweep.index for sweep in world.plan.sweeps}
     for sweep in world.plan.sweeps:
         assert {cell.batch_size for cell in safe[sweep.index]} == set(sweep.batch_sizes)
-        if fates.get((sweep.index, 1)) == "well" and world.tries.get(sweep.index) == 1:
+        is_read = sweep.index not in world.unread
+        if fates.get((sweep.index, 1)) == "well" and world.tries.get(sweep.index) == 1 and is_read:
             assert all(cell.outcome is Outcome.MEASURED for cell in safe[sweep.index])
 
 

@@ -13,6 +13,7 @@ from inferbench_operator.reconcile import Written, decide
 from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, seen, wanted
 
 UNSCHEDULABLE = Trouble("Unschedulable", "0/3 nodes are available.")
+UNBOUND = Trouble("Unschedulable", "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
 DAY = timedelta(seconds=SETTINGS.stuck_after_seconds)
 
 
@@ -36,16 +37,17 @@ def job(plan):
 
 
 @pytest.mark.parametrize(
-    ("reason", "expected", "advice"),
+    ("trouble", "expected", "advice"),
     [
-        ("Unschedulable", "Unschedulable", "Add such a node"),
-        ("ErrImagePull", "ImagePullFailed", "Mend spec.image"),
-        ("ImagePullBackOff", "ImagePullFailed", "Mend spec.image"),
-        ("CreateContainerConfigError", "PodCannotStart", "Mend spec.podTemplate"),
+        (UNSCHEDULABLE, "Unschedulable", "Add such a node"),
+        (UNBOUND, "Unschedulable", "Look at the claim"),
+        (Trouble("ErrImagePull", "so"), "ImagePullFailed", "Mend spec.image"),
+        (Trouble("ImagePullBackOff", "so"), "ImagePullFailed", "Mend spec.image"),
+        (Trouble("CreateContainerConfigError", "so"), "PodCannotStart", "Mend spec.podTemplate"),
     ],
 )
-def test_what_a_pod_waits_for_is_told_with_what_to_do(job, reason, expected, advice):
-    pod = a_pod(job, created=NOW - timedelta(seconds=2), trouble=Trouble(reason, "so"))
+def test_what_a_pod_waits_for_is_told_with_what_to_do(job, trouble, expected, advice):
+    pod = a_pod(job, created=NOW - timedelta(seconds=2), trouble=trouble)
 
     found = standing.obstacle(observed(jobs=(job,), pods=(pod,)), NOW)
 
