@@ -10,18 +10,22 @@ from __future__ import annotations
 import os
 import re
 import secrets
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Self
 
 import pytest
 
 from tests.kubernetes import existing, shared, tools
 from tests.kubernetes.access import Access
-from tests.kubernetes.client import Api, ApiError, eventually
+from tests.kubernetes.client import Api, ApiError, Object, eventually
 from tests.kubernetes.control_plane import ControlPlane
 from tests.kubernetes.fake_kubelet import FakeKubelet
 from tests.kubernetes.kubectl import Kubectl
 from tests.kubernetes.nodes import SELECTOR, TOLERATION, some_nodes
+from tests.kubernetes.operators import SHOWN_CHARS, Operator
 from tests.kubernetes.proxy import FaultProxy
 from tests.kubernetes.sweeps import Sweeps
 
@@ -31,6 +35,18 @@ UNBUILT = pytest.StashKey[str]()
 
 ESTABLISHED_SECONDS = 60
 
+FILES = (
+    "test_faults.py",
+    "test_rights.py",
+    "test_operator.py",
+    "test_kit.py",
+    "test_readme.py",
+    "test_chart.py",
+    "test_get.py",
+    "test_crd.py",
+)
+"""From tests of half a minute to tests of milliseconds."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let the tests run against a cluster that is there."""
@@ -38,6 +54,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "run the cluster tests against the cluster of KUBECONFIG; they make and remove namespaces and fake nodes in it"
     )
     parser.addoption("--existing-cluster", action="store_true", help=text)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files whose tests take longest, so that at the end no process waits long for another."""
+    places = {Path(__file__).with_name(name): place for place, name in enumerate(FILES)}
+    items.sort(key=lambda item: places.get(item.path, -1))
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -106,6 +128,13 @@ def namespace(api: Api, request: pytest.FixtureRequest) -> Iterator[str]:
     drop_namespace(api, name)
 
 
+@pytest.fixture(scope="module")
+def crew(cluster: Access) -> Iterator[Crew]:
+    """Operators that tests of a file share, for those that do nothing to theirs."""
+    with Crew(cluster) as made:
+        yield made
+
+
 @pytest.fixture
 def kubectl(cluster: Access, namespace: str) -> Kubectl:
     """The real kubectl as the administrator, in the test's namespace."""
@@ -133,6 +162,62 @@ def api_proxy(cluster: Access) -> Iterator[FaultProxy]:
 def on_fake_nodes() -> dict[str, object]:
     """What a pod needs in its spec to land on the fake nodes, also in a cluster that has real ones."""
     return {"nodeSelector": SELECTOR, "tolerations": [TOLERATION]}
+
+
+class Crew:
+    """Operators that serve several tests each, one after the other: to start one costs a second of a CPU.
+
+    Each test has a namespace of its own, which goes with the operator.
+    """
+
+    TESTS = 8
+    """So many namespaces are made for an operator, whether a test comes or not."""
+
+    def __init__(self, access: Access) -> None:
+        self._access = access
+        self._api = access.api()
+        self._free: list[str] = []
+        self._exit = ExitStack()
+
+    def __enter__(self) -> Self:
+        """Start none yet."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Stop the last one."""
+        self._exit.close()
+
+    @contextmanager
+    def place(self) -> Iterator[tuple[Operator, str]]:
+        """Return an operator, and a namespace that it watches and nobody has used."""
+        if not self._free:
+            self._start()
+        namespace, since = self._free.pop(), len(self._operator.said)
+        yield self._operator, namespace
+        print(self._operator.said[since:][-SHOWN_CHARS:], file=sys.stderr)  # noqa: T201 (pytest keeps it)
+        if namespace in map(_name, self._api.items("/api/v1/namespaces", fieldSelector="status.phase=Active")):
+            _empty(self._api, namespace)
+        else:  # the test has deleted it, and the operator watches it still
+            self._free.clear()
+
+    def _start(self) -> None:
+        self._exit.close()
+        self._free = [new_namespace(self._api, "crew") for _ in range(self.TESTS)]
+        for name in self._free:
+            self._exit.callback(drop_namespace, self._api, name)
+        first, *more = self._free
+        self._operator = self._exit.enter_context(Operator(self._access, first, more=tuple(more)))
+
+
+def _name(found: Object) -> str:
+    name: str = found["metadata"]["name"]
+    return name
+
+
+def _empty(api: Api, namespace: str) -> None:
+    """Delete the benchmarks of a test and their pods, which nobody plays any more."""
+    api.delete(f"/apis/inferbench.dev/v1alpha1/namespaces/{namespace}/inferencebenchmarks")
+    api.delete(f"/api/v1/namespaces/{namespace}/pods", gracePeriodSeconds=0)
 
 
 def install_crds(kubectl: Kubectl) -> None:

@@ -166,6 +166,7 @@ STAYS = {
     "gpu": ({"count": 2}, {"count": 2, "products": ["NVIDIA-L4"]}),
     "cpu": ({"threads": 2}, {"threads": 3}),
     "measurement": ({"rounds": 2}, {"rounds": 6}),
+    "quantization": ({"calibration": "percentile"}, {"calibration": "entropy"}),
     "accuracy": ({"minTop1Agreement": {"fp32": "99%"}}, {"minTop1Agreement": {"fp32": "98%"}}),
     "objective": ({"batchSize": 8}, {"batchSize": 1}),
     "baseline": (FP32, {"backend": "onnxruntime", "precision": "fp32"}),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -19,7 +20,7 @@ from inferbench_contract.evidence import geometric_mean
 from inferbench_contract.words import Strategy
 from tests.kubernetes import shared, tools
 from tests.kubernetes.client import ApiError, eventually
-from tests.kubernetes.control_plane import COMPONENTS, ControlPlane, ControlPlaneError, Settings
+from tests.kubernetes.control_plane import COMPONENTS, ControlPlane, ControlPlaneError, Settings, state_folder
 from tests.kubernetes.fake_kubelet import Ending, FakeKubelet
 from tests.kubernetes.kubectl import KubectlError
 from tests.kubernetes.kwok import INDEX_HERE, Kwok, sweep_message
@@ -125,7 +126,7 @@ def test_a_control_plane_ends_with_the_process_that_started_it(kubernetes, how):
 
     eventually(lambda: not any(is_alive(int(pid)) for pid in running), 20, "the components to end")
     if how is not signal.SIGINT:
-        with ControlPlane():
+        with state_folder(None):  # with this every start begins
             pass
     assert not Path(folder).exists()
 
@@ -291,9 +292,34 @@ def test_kubectl_is_the_real_one(kubectl, kubelet):
     kubectl.apply(a_job(completions=1))
     kubectl.wait("job/job", condition="Complete")
 
-    assert kubectl.get("job", "job")["status"]["succeeded"] == 1
+    assert kubectl.run("get", "job", "job", "--output=jsonpath={.status.succeeded}") == "1"
     with pytest.raises(KubectlError, match="NotFound"):
         kubectl.get("job", "other")
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        pytest.param(("job", "job"), id="one"),
+        pytest.param(("jobs", "--selector=of=mine"), id="a list"),
+        pytest.param(("serviceaccounts", "default"), id="what only the program knows"),
+    ],
+)
+def test_kubectl_get_is_answered_as_the_program_answers_it(kubectl, asked):
+    """It asks the API server without the program where it can."""
+    kubectl.apply({**a_job(suspend=True), "metadata": {"name": "job", "labels": {"of": "mine"}}})
+    kubectl.apply(a_job("other", suspend=True))
+    eventually(lambda: kubectl.run("get", "job", "job", "--output=jsonpath={.status.conditions}"))
+
+    found = kubectl.get(*asked)
+
+    told = json.loads(kubectl.run("get", *asked, "--output=json"))
+    assert contents(found) == contents(told)
+
+
+def contents(found):
+    """Return what is in an answer, less the kind, which kubectl repeats in every item of a list."""
+    return [{name: each.get(name) for name in ("metadata", "spec", "status")} for each in found.get("items", [found])]
 
 
 def test_a_service_account_may_do_what_its_role_allows(cluster, api, namespace):

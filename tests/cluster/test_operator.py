@@ -20,9 +20,19 @@ pytestmark = [pytest.mark.cluster, pytest.mark.usefixtures("crds")]
 
 
 @pytest.fixture
-def operator(cluster, namespace) -> Iterator[Operator]:
-    with Operator(cluster, namespace) as started:
-        yield started
+def place(crew) -> Iterator[tuple[Operator, str]]:
+    with crew.place() as found:
+        yield found
+
+
+@pytest.fixture
+def operator(place) -> Operator:
+    return place[0]
+
+
+@pytest.fixture
+def namespace(place) -> str:
+    return place[1]
 
 
 # ---- a good day ----------------------------------------------------------------------------------
@@ -113,17 +123,19 @@ def test_nothing_of_the_framework_stays_on_the_objects(operator, kubectl, kubele
     assert "finalizers" not in kubectl.get("ibench", "resnet50")["metadata"]
 
 
-def test_its_metrics_tell_the_winner(operator, kubectl, kubelet, on_fake_nodes):
+def test_its_metrics_tell_the_winner(operator, kubectl, kubelet, namespace, on_fake_nodes):
     kubectl.apply(a_benchmark(on_nodes=on_fake_nodes))
     kubectl.wait("ibench/resnet50", condition="Finished", seconds=SECONDS)
 
-    page = eventually(lambda: "resnet50" in (text := operator.get("/results")) and text)
+    mine = f'namespace="{namespace}"'
+    page = eventually(lambda: mine in (text := operator.get("/results")) and text)
 
     latency = latency_ns(strategies(kubectl)[1], 8) / 1e9
     line = next(
         line
         for line in page.splitlines()
         if line.startswith("inferbench_cell_latency_median_seconds{")
+        and mine in line
         and 'backend="onnxruntime"' in line
         and 'batch_size="8"' in line
     )

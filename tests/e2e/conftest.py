@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -34,37 +33,25 @@ def cluster(root: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[No
         yield made
 
 
-@pytest.fixture
-def namespace(cluster: Node) -> Iterator[str]:
-    """Make a namespace that enforces restricted Pod Security; it goes with all that is in it."""
+def a_namespace(cluster: Node) -> Kubectl:
+    """Make a namespace that enforces restricted Pod Security, and return the admin's kubectl in it."""
     name = f"test-{secrets.token_hex(4)}"
     cluster.plane.kubectl().create(manifests.namespace(name))
-    yield name
-    cluster.plane.kubectl().delete("namespace", name)
+    return cluster.plane.kubectl(namespace=name)
 
 
 @pytest.fixture
-def kubectl(cluster: Node, namespace: str) -> Kubectl:
-    """Return kubectl as the admin in the test's namespace."""
-    return cluster.plane.kubectl(namespace=namespace)
+def kubectl(cluster: Node) -> Kubectl:
+    """Return kubectl in a namespace for the test. It goes with the cluster, as all that is in it."""
+    return a_namespace(cluster)
 
 
-@pytest.fixture
-def models(kubectl: Kubectl, namespace: str, tmp_path: Path) -> str:
-    """Return the name of a claim on a volume that holds model.onnx."""
-    tmp_path.chmod(0o755)
-    manifests.write_model(tmp_path / "model.onnx")
-    kubectl.apply(manifests.claim(namespace, "models", tmp_path, "ReadOnlyMany"))
-    return "models"
-
-
-@pytest.fixture(scope="session")
-def release(cluster: Node) -> Iterator[Release]:
-    """Install the chart. A test that changes it puts it back."""
+@pytest.fixture(scope="module")
+def release(cluster: Node) -> Release:
+    """Install the chart. A test that takes it away is the last of its file; what is left goes with the cluster."""
     made = Release(cluster.plane.kubectl(namespace=NAMESPACE))
     made.install()
-    yield made
-    made.uninstall()
+    return made
 
 
 @pytest.fixture(scope="session")

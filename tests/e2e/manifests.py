@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from inferbench_contract import plan as plans
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_operator import pods
+from inferbench_operator.observed import RUNNER
 from inferbench_operator.settings import Settings
 from tests.kubernetes_node import images
 from tests.kubernetes_node.namespaces import NAME
@@ -26,6 +27,9 @@ RESTRICTED = {
 """Pods that ask for more than the restricted standard allows are refused."""
 
 SETTINGS = Settings(runner_image=images.RUNNER_SLIM, runner_cpu="500m", runner_memory="512Mi")
+
+MODEST = {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "512Mi"}}
+"""Of the processors it may take one, and asks for so little that a dozen pods find room on a machine with two."""
 
 FEATURES, HIDDEN, CLASSES = 64, 256, 10
 
@@ -96,7 +100,11 @@ def write_model(file: Path) -> None:
     onnx.save_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file)
 
 
+def modest(**spec: Any) -> Manifest:
+    """Return the podTemplate of a pod that fits beside many others, with more fields of its spec."""
+    return {"spec": {"containers": [{"name": RUNNER, "resources": MODEST}], **spec}}
+
+
 def mounted_models(claim_name: str) -> Manifest:
-    """Return the podTemplate that puts a claim where models are looked for."""
-    volume = {"name": "models", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
-    return {"spec": {"volumes": [volume]}}
+    """Return the volumes of a podTemplate that put a claim where models are looked for."""
+    return {"volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}]}

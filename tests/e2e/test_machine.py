@@ -27,7 +27,7 @@ def host():
         "interfaces": subprocess.check_output(["ip", "-brief", "link"], text=True),
         "rules": subprocess.check_output(["iptables-save"], text=True).splitlines()[1:-1],
         "settings": {file: file.read_text() for file in settings if file.exists()},
-        "cgroups": [each.name for each in namespaces.CGROUPS.glob(f"**/{namespaces.PREFIX}{os.getpid()}")],
+        "cgroups": [each.name for each in namespaces.CGROUPS.glob(f"**/{namespaces.PREFIX}{os.getpid()}-*")],
     }
 
 
@@ -111,7 +111,7 @@ with machine(Path({str(tmp_path / "machine")!r})) as place:
     eventually(lambda: not processes(), what="an end of all processes")
     with machine(tmp_path / "next"):
         pass
-    assert not list(namespaces.CGROUPS.glob(f"*/{namespaces.PREFIX}{maker.pid}"))
+    assert not list(namespaces.CGROUPS.glob(f"**/{namespaces.PREFIX}{maker.pid}-*"))
 
 
 def test_a_service_that_was_killed_can_be_started_again(tmp_path):

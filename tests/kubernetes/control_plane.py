@@ -212,7 +212,7 @@ class ControlPlane:
         self._wait(self._controllers_work, CONTROLLERS, seconds)
 
     def _prepare(self, stack: ExitStack) -> None:
-        self.folder = folder = stack.enter_context(_state(self._given))
+        self.folder = folder = stack.enter_context(state_folder(self._given))
         for name in ("logs", "pki", "etcd"):
             (folder / name).mkdir(exist_ok=True)
         api_port = stack.enter_context(_port(self.settings.bind_address, self.settings.port))
@@ -389,7 +389,7 @@ def _port(address: str, number: int) -> Iterator[int]:
 
 
 @contextmanager
-def _state(given: Path | None) -> Iterator[Path]:
+def state_folder(given: Path | None) -> Iterator[Path]:
     """Make the folder for the state; a temporary one goes at the end, and those of killed processes go now."""
     if given is not None:
         given.mkdir(parents=True, exist_ok=True)

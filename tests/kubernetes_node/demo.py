@@ -38,6 +38,9 @@ RELEASE, SYSTEM, NAMESPACE, NAME = "inferbench", "inferbench-system", "demo", "d
 PYTHON_OF_BASE: Final = "3.11"
 """Debian bookworm's, over which the images are built."""
 
+PYTHON_FOLDER: Final = "python-"
+"""Beginning of the name of the folder with torch; a hash of the lock follows."""
+
 PYTHON_PATH: Final = "/opt/python"
 """Where pods find torch when their image has none."""
 
@@ -215,7 +218,7 @@ def _say_how_to_go_on(told: Mapping[str, str]) -> None:
 def _python_environment() -> Path:
     """Return a folder with the packages of the runner's lock, as its image would hold them."""
     lock = ROOT / "locks/runner.txt"
-    folder = tools.cache() / f"python-{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
+    folder = tools.cache() / f"{PYTHON_FOLDER}{hashlib.sha256(lock.read_bytes()).hexdigest()[:12]}"
     if not folder.is_dir():
         _say("Installing torch for the pods (once, a minute; about 6 GB)...")
         half = folder.with_suffix(".half")
@@ -229,7 +232,16 @@ def _python_environment() -> Path:
         )
         _run(uv, "pip", "install", "--quiet", *options, f"--target={half}", f"--requirements={lock}")
         half.rename(folder)
+        if _keeper() is None:  # else its pods may still read an older one
+            _remove_others(folder)
     return folder
+
+
+def _remove_others(folder: Path) -> None:
+    """Remove what was installed from older locks: each has 6 GB."""
+    for other in folder.parent.glob(f"{PYTHON_FOLDER}*"):
+        if other != folder:
+            shutil.rmtree(other)
 
 
 def _run(*command: object) -> None:

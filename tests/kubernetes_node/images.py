@@ -39,6 +39,15 @@ TARGETS: Final = {OPERATOR: "operator", RUNNER_SLIM: "runner-slim", RUNNER: "run
 SUITE: Final = (PAUSE, OPERATOR, RUNNER_SLIM)
 """The images of every change. The runner with torch has 7 GB and is built on demand."""
 
+STAGES: Final = {"localhost/inferbench-build-tools:test": "tools", "localhost/inferbench-program:test": "program"}
+"""Stages that are in no image. With names of their own, what has no name and is below none is of an older build."""
+
+LAYOUT_SECONDS: Final = 600
+"""A layout that nobody asked for in so long is read by nobody: a node takes seconds to import it."""
+
+MOST_DOWNLOADS_BYTES: Final = 10**9
+"""What the builds have fetched is kept for the next change of a lock, but not the 6 GB of the runner with torch."""
+
 CONTEXT: Final = ("Dockerfile", ".dockerignore", "pyproject.toml", "README.md", "LICENSE")
 CONTEXT_FOLDERS: Final = ("locks", "contract", "operator", "runner", "cli")
 """What the Dockerfile copies from."""
@@ -99,7 +108,7 @@ def base_name() -> str:
 
 def _make_layout(names: Sequence[str], folder: Path) -> None:
     base = _base()
-    for name in names:
+    for name in (*STAGES, *names):
         _build(name, base)
     with tempfile.TemporaryDirectory(dir=_home(), prefix=".layout-") as workshop:
         made = Path(workshop) / "made"
@@ -109,8 +118,8 @@ def _make_layout(names: Sequence[str], folder: Path) -> None:
         (made / "index.json").write_text(json.dumps(index))
         (made / "oci-layout").write_text('{"imageLayoutVersion": "1.0.0"}')
         (made / "images").write_text("".join(f"{name}\n" for name in names))
-        _remove_layouts_of(names)
         made.rename(folder)
+    _remove_older_builds()
 
 
 def _write(name: str, layout: Path, scratch: Path) -> dict[str, Any]:
@@ -130,11 +139,16 @@ def _write(name: str, layout: Path, scratch: Path) -> dict[str, Any]:
     return {"mediaType": MANIFEST_TYPE, "digest": digest, "size": len(content), "annotations": names}
 
 
-def _remove_layouts_of(names: Sequence[str]) -> None:
-    """Remove older layouts of the same images."""
+def _remove_older_builds() -> None:
+    """Remove what no present image stands on; the caller holds the lock, so nobody builds meanwhile."""
+    _buildah("rmi", "--prune", "--force")
     for folder in _home().glob("layout-*"):
-        if (folder / "images").is_file() and (folder / "images").read_text().split() == list(names):
+        names = (folder / "images").read_text().split()
+        if folder.name != f"layout-{_key(names)}" and time.time() - folder.stat().st_mtime > LAYOUT_SECONDS:
             shutil.rmtree(folder)
+    downloads = _scratch() / "buildah-cache"
+    if sum(file.lstat().st_size for file in downloads.rglob("*") if file.is_file()) > MOST_DOWNLOADS_BYTES:
+        shutil.rmtree(downloads)
 
 
 def _blob(layout: Path, digest: str) -> Path:
@@ -157,7 +171,7 @@ def _build(name: str, base: str) -> None:
     else:
         arguments = [f"--build-arg=BASE={base}", f"--build-arg=VERSION={_version()}"]
         mounts = [f"--volume={path}:{path}:ro" for each in MOUNTED if (path := Path(each).expanduser()).exists()]
-        _bud(name, ROOT, f"--target={TARGETS[name]}", *arguments, *mounts)
+        _bud(name, ROOT, f"--target={(TARGETS | STAGES)[name]}", *arguments, *mounts)
     _say(f"  {time.monotonic() - started:.0f} s")
 
 
@@ -194,11 +208,9 @@ def _buildah(*arguments: object) -> str:
 
 
 def _run(*command: object) -> str:
-    scratch = _home() / "scratch"
-    scratch.mkdir(exist_ok=True)
     line = list(map(str, command))
     answer = subprocess.run(
-        line, check=False, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(scratch)}
+        line, check=False, capture_output=True, text=True, env={**os.environ, "TMPDIR": str(_scratch())}
     )
     if answer.returncode != 0:
         end = "\n".join(f"  {each}" for each in (answer.stdout + answer.stderr).splitlines()[-40:])
@@ -206,9 +218,16 @@ def _run(*command: object) -> str:
     return answer.stdout
 
 
+def _scratch() -> Path:
+    """Where programs put what they need only for a while, and buildah what its builds have fetched."""
+    folder = _home() / "scratch"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
 def _key(names: Sequence[str]) -> str:
     """A name that changes with everything that the images are made of."""
-    digest = hashlib.sha256(f"{names} {base_name()} {_version()}".encode())
+    digest = hashlib.sha256(f"{' '.join(names)} {base_name()} {_version()}".encode())
     for file in (Path(__file__), *_context()):
         digest.update(str(file.relative_to(ROOT)).encode() + b"\0" + file.read_bytes() + b"\0")
     return digest.hexdigest()[:12]

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path
 from typing import Final
 
@@ -29,6 +30,9 @@ NAME: Final = "node1"
 CGROUPS: Final = Path("/sys/fs/cgroup")
 PREFIX: Final = "inferbench-node-"
 """Beginning of the cgroup's name; the process that made it follows, so that a later one can tell it is gone."""
+
+NUMBERS: Final = count()
+"""Machines of this process: while one runs, another one's cgroup comes and goes."""
 
 KERNEL_SETTINGS: Final = (
     "kernel/keys/root_maxbytes",
@@ -176,7 +180,7 @@ def machine(state: Path) -> Iterator[Machine]:
         stack.callback(shutil.rmtree, state, ignore_errors=True)
         for folder in ("var", "work", "kubelet"):
             (state / folder).mkdir(parents=True)
-        cgroup = f"{PREFIX}{os.getpid()}"
+        cgroup = f"{PREFIX}{os.getpid()}-{next(NUMBERS)}"
         stack.callback(_remove_cgroup, cgroup)
         _make_cgroup(cgroup)
         services: list[Service] = []
@@ -265,7 +269,7 @@ def _remove_stale_cgroups() -> None:
     """Remove what a process left that could not take its machine down, because it was killed."""
     for root in _hierarchies():
         for folder in root.glob(f"{PREFIX}*"):
-            if not Path("/proc", folder.name.removeprefix(PREFIX)).exists():
+            if not Path("/proc", folder.name.removeprefix(PREFIX).partition("-")[0]).exists():
                 for each in _below(folder):
                     with suppress(OSError):
                         each.rmdir()
