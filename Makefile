@@ -5,6 +5,8 @@
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 export PYTHON ?= python3
+# Without kept bytecode each process compiles the source of every library that it imports, PyTorch's too: seconds a cell.
+unexport PYTHONDONTWRITEBYTECODE
 
 # Setting up is done when the stamp for these very inputs, in this very folder, is there.
 INPUTS    := $(shell { echo "$(CURDIR)"; cat locks/install.sh locks/uv.txt locks/dev.txt locks/gpu.txt pyproject.toml; } | cksum | tr ' ' '-')
@@ -39,12 +41,12 @@ demo: setup ## Measure ResNet-50 on this machine with three backends
 
 test: setup ## Run every test that this machine can run
 	@echo "Unit tests: nothing outside the process..."
-	@$(BIN)/python -m pytest tests/unit
+	@$(BIN)/python -m pytest tests/unit --numprocesses 2 --dist worksteal
 	@echo "Runner tests: torch, ONNX Runtime and real processes..."
-	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist worksteal
+	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m tests.kubernetes build || [ "$$CI" != true ] # else the tests that need it skip, and say why
 	@echo "Cluster tests: a real Kubernetes, its nodes played..."
-	@$(BIN)/python -m pytest tests/cluster --numprocesses 2 --dist worksteal
+	@$(BIN)/python -m pytest tests/cluster --numprocesses 3 --dist load --maxschedchunk 2 # they wait a lot
 	@echo "End-to-end tests: real nodes, images and pods..."
 	@$(BIN)/python -m pytest tests/e2e
 
@@ -106,7 +108,12 @@ generated-in-step: setup
 	@echo "Generated files in step..."
 	@$(BIN)/inferbench schema --check
 
+CRD := crds/inferbench.dev_inferencebenchmarks.yaml
+
 generated: setup ## Make crds/, the chart's copies of them and the tables of docs/resource.md anew
+	@$(BIN)/inferbench schema --crd >$(CRD)
+	@cp $(CRD) charts/inferbench/files/crds/
+	@$(BIN)/inferbench schema --crd --allow-privileged-pod-templates >charts/inferbench/files/crds-privileged/$(notdir $(CRD))
 	@$(BIN)/python docs/resource.py
 
 format: setup ## Format the code and mend what the linter can mend

@@ -18,9 +18,7 @@ from typing import IO, Any
 
 from inferbench_cli import folder
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
-
-BAD_CONFIGURATION_STATUS = 43
-ENVIRONMENT_FAULT_STATUS = 44
+from inferbench_contract.statuses import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 
 PARENT = "INFERBENCH_PARENT"
 """The runner dies with the process that this names (`inferbench_runner.lifeline`)."""

@@ -15,6 +15,7 @@ REAL = ANY_BACKEND - {Backend.FAKE}
 TORCH = frozenset(
     {Backend.TORCH_EAGER, Backend.TORCH_COMPILE, Backend.TORCH_COMPILE_MAX_AUTOTUNE, Backend.TORCH_AOT_INDUCTOR}
 )
+TORCH_EAGER = frozenset({Backend.TORCH_EAGER})
 AOT_INDUCTOR = frozenset({Backend.TORCH_AOT_INDUCTOR})
 ONNXRUNTIME = frozenset({Backend.ONNXRUNTIME})
 TENSORRT = frozenset({Backend.TENSORRT})
@@ -103,6 +104,10 @@ IMPOSSIBLE = (
         Combinations(TORCH, INT8_STATIC, GPU),
         "NoKernel: PyTorch has no int8 convolution for GPUs. Use tensorrt.",
     ),
+    (
+        Combinations(TORCH_EAGER, INT8_STATIC, CPU),
+        "Emulated: eager PyTorch computes quantised programs in floats, with casts. Use torch-compile.",
+    ),
 )
 """What the libraries cannot do, each with the reason; the first that fits is given."""
 
@@ -110,6 +115,7 @@ MEASURED = (
     Combinations(TORCH, FP32 | BF16, sources=TORCH_MODULE),
     Combinations(TORCH, TF32 | FP16, GPU, TORCH_MODULE),
     Combinations(TORCH - AOT_INDUCTOR, INT8_DYNAMIC, sources=TORCH_MODULE),
+    Combinations(TORCH - TORCH_EAGER, INT8_STATIC, CPU, TORCH_MODULE),
     Combinations(ONNXRUNTIME, FP32),
     Combinations(ONNXRUNTIME, INT8_DYNAMIC | INT8_STATIC, CPU),
     Combinations(ONNXRUNTIME, TF32 | FP16 | BF16, GPU),

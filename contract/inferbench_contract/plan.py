@@ -24,6 +24,7 @@ from inferbench_contract.spec import (
     InferenceBenchmark,
     MeasurementSpec,
     ModelSpec,
+    QuantizationSpec,
 )
 from inferbench_contract.words import Cell, Device, Strategy
 
@@ -61,6 +62,7 @@ class Work(BaseModel):
     device: Device
     threads: int | None
     measurement: MeasurementSpec
+    quantization: QuantizationSpec
     accuracy: AccuracySpec
     backend_options: Mapping[str, Mapping[str, Any]]
     timeout_seconds_per_sweep: int
@@ -181,6 +183,7 @@ def _work(spec: BenchmarkSpec) -> Work:
         device=spec.device,
         threads=spec.cpu.threads,
         measurement=spec.measurement,
+        quantization=spec.quantization,
         accuracy=AccuracySpec(min_top1_agreement=spec.accuracy.min_top1_agreement),
         backend_options={str(backend): dict(options) for backend, options in spec.backend_options.items()},
         timeout_seconds_per_sweep=spec.timeout_seconds_per_sweep,

@@ -349,6 +349,21 @@ class AccuracySpec(Model):
     """Exclude: it cannot be best. Fail: it counts as failed too. Report: it may be best, and says what it is."""
 
 
+class Calibration(StrEnum):
+    """How the range of a tensor is chosen that 8 bits have to cover."""
+
+    MINMAX = "minmax"
+    PERCENTILE = "percentile"
+    ENTROPY = "entropy"
+
+
+class QuantizationSpec(Model):
+    """How int8-static and fp8 are made; int8-dynamic finds its scales at every call."""
+
+    calibration: Calibration = Calibration.MINMAX
+    """minmax: every value seen is covered. percentile: all but 0.01 %. entropy: what loses least information."""
+
+
 # ---- how it is judged ----------------------------------------------------------------------------
 
 
@@ -591,6 +606,8 @@ class BenchmarkSpec(Model):
     """How much of the CPU."""
     measurement: Annotated[MeasurementSpec, Field(validate_default=True)] = MeasurementSpec()
     """How cells are measured."""
+    quantization: QuantizationSpec = QuantizationSpec()
+    """How int8-static and fp8 are made."""
     accuracy: AccuracySpec = AccuracySpec()
     """What a strategy has to keep of the fp32 reference's answers."""
     objective: Objective = Objective()

@@ -22,12 +22,9 @@ from inferbench_contract.capabilities import support
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, ResultError
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
+from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
 from inferbench_runner import artifacts, backends, environment, lifeline, pod, sinks, sweep
-from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS
-
-BAD_CONFIGURATION_STATUS = 43
-ASKED_TO_STOP_STATUS = 128 + signal.SIGTERM
 
 
 def main() -> int:

@@ -2,7 +2,7 @@
 
 The folder is complete: whoever gets it needs the library that runs the artefact, and no inferbench.
 
-    model.onnx | engine.plan | model.pt2 | weights.pt     what ran, or what it is built from
+    model.onnx | engine.plan | model.pt2 | ...            what ran, or what it is built from
     model.json                                            hashes, shapes, settings, versions, and what was measured
     load.py  check.py  check.npz                          run it; run it on kept inputs and compare with fp32
     triton/<name>/                                        a model repository, where Triton serves the artefact
@@ -28,8 +28,8 @@ from inferbench_contract import plan as plans
 from inferbench_contract.accuracy import limits_for
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
 from inferbench_contract.plan import Plan
-from inferbench_contract.words import Backend, Cell, Strategy
-from inferbench_runner import artifacts, backends, circumstances, convert, models, onnx_models, prepare, targets, triton
+from inferbench_contract.words import Backend, Cell, Precision, Strategy
+from inferbench_runner import artifacts, backends, circumstances, convert, models, onnx_models, prepare, triton
 from inferbench_runner.backends import Unsupported
 from inferbench_runner.task import Artifacts, CellTask
 from inferbench_runner.triton import Tensor
@@ -156,6 +156,7 @@ def _task(plan: Plan, cell: Cell, request: Request, scratch: Path) -> CellTask:
         model=work.model,
         model_folder=request.model_folder,
         measurement=work.measurement,
+        quantization=work.quantization,
         accuracy=work.accuracy,
         artifacts=_artifacts(plan, strategy, request),
         cache=request.cache,
@@ -170,11 +171,9 @@ def _artifacts(plan: Plan, strategy: Strategy, request: Request) -> Artifacts:
     needed = prepare.needed(model, [strategy.backend])
     asked = prepare.Request(model=model, model_folder=request.model_folder, cache=cache, artifacts=needed)
     prepared = prepare.locate(asked) or prepare.make(asked)
-    target = targets.TARGETS.get((strategy.backend, plan.work.device))
-    if target is None or not convert.is_needed(strategy.precision, target):
+    wanted = convert.request_for(strategy, plan.work, prepared, cache)
+    if wanted is None:
         return prepared
-    told = {"onnx": prepared.onnx, "inputs": prepared.inputs, "cache": cache}
-    wanted = convert.Request.model_validate({**told, "precision": strategy.precision, "target": target})
     graph = convert.locate(wanted) or convert.make(wanted)
     return prepared.model_copy(update={"onnx": graph.onnx})
 
@@ -240,6 +239,8 @@ def _recipe(task: CellTask, folder: Path, compiling: Mapping[str, Any] | None) -
     """Hand over weights, the name of the function that makes the model, and the code of a factory that lies with it."""
     from inferbench_runner.backends import _torch
 
+    if task.precision is Precision.INT8_STATIC:
+        return _program(task, folder, compiling)
     if task.artifacts.weights is None:
         raise ValueError("The task names no weights: prepare them first.")
     shutil.copyfile(task.artifacts.weights, folder / WEIGHTS)
@@ -251,6 +252,14 @@ def _recipe(task: CellTask, folder: Path, compiling: Mapping[str, Any] | None) -
             shutil.copyfile(file, beside)
     told = {"recipe": {"function": function, "arguments": dict(arguments)}}
     return Content(WEIGHTS, "torch_recipe", {**_torch.settings(task), "compile": compiling}, told)
+
+
+def _program(task: CellTask, folder: Path, compiling: Mapping[str, Any] | None) -> Content:
+    """Hand over the quantised program, which holds code and weights of the model."""
+    from inferbench_runner.backends import _int8_static, _torch
+
+    shutil.copyfile(_torch.program(task), folder / _int8_static.PROGRAM)
+    return Content(_int8_static.PROGRAM, "torch_program", {**_torch.settings(task), "compile": compiling})
 
 
 WRITERS: Final[Mapping[Backend, Callable[[CellTask, Path], Content]]] = {

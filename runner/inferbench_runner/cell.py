@@ -20,13 +20,14 @@ from typing import Any
 from inferbench_contract.accuracy import limits_for
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.result import CellResult, cut_in_the_middle
+from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Outcome
 from inferbench_runner import accuracy, backends, circumstances, doubts, gate, guards, lifeline, sinks, stats, stopping
 from inferbench_runner.backends import FellBack, Session, Unsupported
 from inferbench_runner.clocks import HOST_CLOCK
 from inferbench_runner.measure import Measurement, Progress, measure
 from inferbench_runner.process import PROGRESS_FD
-from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS, CellTask
+from inferbench_runner.task import CellTask
 
 MAX_REASON_CHARS = 2_000
 """Enough for head and root cause of any library's error; what travels to the summary is cut further."""

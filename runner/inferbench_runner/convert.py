@@ -7,7 +7,6 @@ status 0 whenever its answer says what came of it. It imports no PyTorch.
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import json
 import os
 import sys
@@ -19,14 +18,15 @@ from typing import Any, Final, Literal
 from pydantic import BaseModel, ConfigDict
 
 from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.plan import Work
 from inferbench_contract.result import cut_in_the_middle
-from inferbench_contract.words import Outcome, Precision
+from inferbench_contract.spec import Calibration
+from inferbench_contract.words import Outcome, Precision, Strategy
 from inferbench_runner import artifacts, calibration, environment, lifeline, onnx_models, prepare, sinks
 from inferbench_runner.backends import Unsupported
-from inferbench_runner.calibration import Calibration
 from inferbench_runner.prepare import Refusal
 from inferbench_runner.process import PROGRESS_FD
-from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, Target, kept_fp32
+from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, TARGETS, Target, kept_fp32
 from inferbench_runner.task import Artifacts
 
 GRAPHS: Final = "graphs"
@@ -67,6 +67,22 @@ class Request(BaseModel):
 def is_needed(precision: Precision, target: Target) -> bool:
     """Tell whether a precision has a graph of its own; else the prepared one serves."""
     return (target, precision) not in AS_PREPARED
+
+
+def request_for(strategy: Strategy, work: Work, prepared: Artifacts, cache: Path) -> Request | None:
+    """Return what to ask for so that a strategy has its graph; None where what is prepared serves."""
+    target = TARGETS.get((strategy.backend, work.device))
+    if target is None or not is_needed(strategy.precision, target):
+        return None
+    wanted = {
+        "onnx": prepared.onnx,
+        "inputs": prepared.inputs,
+        "cache": cache,
+        "precision": strategy.precision,
+        "target": target,
+        "calibration": work.quantization.calibration,
+    }
+    return Request.model_validate(wanted)
 
 
 def locate(request: Request) -> Artifacts | None:
@@ -201,9 +217,7 @@ def _content(entry: Path) -> str:
 
 def _makers() -> Mapping[str, Any]:
     """Tell with what is converted: our own code as it is, so that a change of it makes no use of older graphs."""
-    files = [Path(spec.origin) for name in MODULES if (spec := importlib.util.find_spec(name)) and spec.origin]
-    libraries = {library.name: library.version for library in environment.installed(LIBRARIES)}
-    return {"code": [artifacts.digest(file) for file in files], "versions": libraries}
+    return environment.makers(MODULES, LIBRARIES)
 
 
 def _say(doing: str) -> None:

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +173,13 @@ def installed(names: Iterable[str]) -> Iterable[Library]:
             yield Library(name, metadata.version(name))
         except metadata.PackageNotFoundError:
             continue
+
+
+def makers(modules: Sequence[str], libraries: Iterable[str]) -> dict[str, Any]:
+    """Tell with what something is made, for the key that it is kept under: our own code as it is, and libraries."""
+    files = [Path(spec.origin) for name in modules if (spec := find_spec(name)) and spec.origin]
+    versions = {library.name: library.version for library in installed(libraries)}
+    return {"code": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files], "versions": versions}
 
 
 def nvml() -> Any | None:

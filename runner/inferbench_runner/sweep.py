@@ -24,11 +24,12 @@ from pydantic import TypeAdapter, ValidationError
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
+from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Cell, Device, Outcome
-from inferbench_runner import backends, circumstances, environment, process, sinks, targets, watching, work
+from inferbench_runner import backends, circumstances, environment, process, sinks, watching, work
 from inferbench_runner.environment import Environment
 from inferbench_runner.process import Ended, Stopped, Watch
-from inferbench_runner.task import ENVIRONMENT_FAULT_STATUS, Artifacts, CellTask
+from inferbench_runner.task import Artifacts, CellTask
 
 if TYPE_CHECKING:
     from inferbench_runner.prepare import Refusal
@@ -190,7 +191,7 @@ class _Maker(Protocol):
 
 def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
     """Find the files that the backend reads, or have them made: the model's, then its graph at this precision."""
-    backend, precision = sweep.strategy.backend, sweep.strategy.precision
+    backend = sweep.strategy.backend
     module = backends.find(backend)
     if module is None or not module.ARTIFACTS:
         return Artifacts()
@@ -200,18 +201,12 @@ def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artif
     needed = prepare.needed(model, [backend])
     request = prepare.Request(model=model, model_folder=place.model_folder, cache=cache, artifacts=needed)
     prepared = _made(prepare, request, "preparing the model", plan, place, deadline)
-    target = targets.TARGETS.get((backend, plan.work.device))
-    if isinstance(prepared, _Failure) or target is None or not convert.is_needed(precision, target):
+    if isinstance(prepared, _Failure):
         return prepared
-    wanted = {
-        "onnx": prepared.onnx,
-        "inputs": prepared.inputs,
-        "cache": cache,
-        "precision": precision,
-        "target": target,
-    }
-    what = f"converting the graph to {precision}"
-    graph = _made(convert, convert.Request.model_validate(wanted), what, plan, place, deadline)
+    wanted = convert.request_for(sweep.strategy, plan.work, prepared, cache)
+    if wanted is None:
+        return prepared
+    graph = _made(convert, wanted, f"converting the graph to {sweep.strategy.precision}", plan, place, deadline)
     return graph if isinstance(graph, _Failure) else prepared.model_copy(update={"onnx": graph.onnx})
 
 
@@ -267,6 +262,7 @@ def _task(plan: Plan, sweep: Sweep, cell: Cell, artifacts: Artifacts, place: Pla
         model=work.model,
         model_folder=place.model_folder,
         measurement=work.measurement,
+        quantization=work.quantization,
         accuracy=work.accuracy,
         artifacts=artifacts,
         cache=place.cache,

@@ -8,11 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
+from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec, QuantizationSpec
 from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
-
-ENVIRONMENT_FAULT_STATUS = 44
-"""Exit status of a cell, and of the runner: the machine lacks something that no retry brings."""
 
 
 class Artifacts(BaseModel):
@@ -47,6 +44,7 @@ class CellTask(BaseModel):
     model_folder: Path
     """What relative paths in the model start from."""
     measurement: MeasurementSpec
+    quantization: QuantizationSpec = QuantizationSpec()
     accuracy: AccuracySpec
     artifacts: Artifacts
     cache: Path

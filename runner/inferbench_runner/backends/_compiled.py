@@ -11,13 +11,14 @@ import os
 import shutil
 import sysconfig
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import environment
-from inferbench_runner.backends import Session, _torch
+from inferbench_runner.backends import Session, Unsupported, _int8_static, _torch
 from inferbench_runner.task import CellTask
 
 LIBRARIES: Final = ("triton",)
@@ -46,40 +47,66 @@ def missing(precision: Precision, device: Device) -> str | None:
 
 def settings(task: CellTask, mode: str) -> dict[str, Any]:
     """Return how a model is compiled, as JSON holds it."""
-    return {"mode": mode, "freezing": bool(task.options.get("freezing", False))}
+    return {"mode": mode, "freezing": is_frozen(task)}
+
+
+def is_frozen(task: CellTask) -> bool:
+    """Tell whether weights become constants. Without that Inductor computes quantised layers in floats."""
+    return task.precision is Precision.INT8_STATIC or bool(task.options.get("freezing", False))
+
+
+def require_freezing(task: CellTask) -> None:
+    """Refuse 8 bits where the benchmark says that nothing is to be frozen."""
+    if task.precision is Precision.INT8_STATIC and task.options.get("freezing") is False:
+        raise Unsupported(
+            "NeedsFreezing: Inductor computes quantised layers in floats unless weights become constants. Leave "
+            f"backendOptions.{task.backend}.freezing out."
+        )
+
+
+@contextmanager
+def as_asked(task: CellTask, module: Any) -> Iterator[None]:
+    """Raise FellBack where a model that is compiled in this block does not compute in what was asked for."""
+    if task.precision is not Precision.INT8_STATIC:
+        yield
+        return
+    with _int8_static.all_lowered(module):
+        yield
 
 
 def load(task: CellTask, mode: str) -> Session:
     """Build the model, compile it with one call, and bind the first batch."""
+    require_freezing(task)
     folder = _cache_folder(task, mode)
     notes: dict[str, int | str] = {"compileCache": "warm" if (folder / COMPLETE).exists() else "cold"}
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     _torch.set_up(task)
-    inputs = _torch.bound(task)
-    session = _torch.session(task, _compiled(task, mode, inputs), inputs, notes)
+    inputs, module = _torch.bound(task), _torch.module(task)
+    session = _torch.session(task, _compiled(task, mode, module, inputs), inputs, notes)
     begin_ns = time.perf_counter_ns()
-    session.enqueue()
-    session.synchronize()
+    with as_asked(task, module):
+        session.enqueue()
+        session.synchronize()
     notes["compileNanoseconds"] = time.perf_counter_ns() - begin_ns
     (folder / COMPLETE).touch()
     return session
 
 
-def _compiled(task: CellTask, mode: str, inputs: Mapping[str, Any]) -> Any:
+def _compiled(task: CellTask, mode: str, module: Any, inputs: Mapping[str, Any]) -> Any:
     import torch
     from torch._inductor import config
 
-    config.freezing = settings(task, mode)["freezing"]
+    config.freezing = is_frozen(task)
     if task.device is Device.GPU and mode in GRAPHED_MODES:
         for tensor in inputs.values():
             torch._dynamo.mark_static_address(tensor)  # noqa: SLF001 (else each replay copies the inputs first)
-    return torch.compile(_torch.module(task), dynamic=False, fullgraph=False, mode=mode)
+    return torch.compile(module, dynamic=False, fullgraph=False, mode=mode)
 
 
 def _cache_folder(task: CellTask, mode: str) -> Path:
     """Return the folder that holds what this very cell compiles, so that it is either empty or complete."""
     decisive = {
-        "weights": task.artifacts.weights.parent.name if task.artifacts.weights else None,
+        **_torch.content(task),
         "cell": str(task.cell),
         "mode": mode,
         "options": dict(task.options),

@@ -1,20 +1,22 @@
 """What the PyTorch backends share: the model at its precision, the session, and fp32 that is fp32.
 
 Layout is contiguous (planes first) in all of them, as a user's model is unless somebody changes it. The CUDA session
-was written without a GPU at hand: it has not run yet.
+has run on an H100 (docs/results/2026-11-26-h100.md), but for the copies of end-to-end calls.
 """
 
 from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, _int8
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, _int8, _int8_static
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
@@ -34,7 +36,8 @@ def missing(precision: Precision, device: Device) -> str | None:
             return f"NotInstalled: {package} is not installed. Install it: pip install 'inferbench[runner]'"
     if device is Device.GPU:
         cuda.require_driver()
-    return _int8.missing() if precision is Precision.INT8_DYNAMIC else None
+    eight_bits = {Precision.INT8_DYNAMIC: _int8.missing, Precision.INT8_STATIC: _int8_static.missing}
+    return eight_bits[precision]() if precision in eight_bits else None
 
 
 def versions(*more: str) -> Mapping[str, str]:
@@ -74,13 +77,30 @@ def settings(task: CellTask) -> dict[str, Any]:
 
 def module(task: CellTask) -> nn.Module:
     """Build the model at its precision, on its device."""
-    if task.artifacts.weights is None:
-        raise ValueError("The task names no weights: prepare them first.")
-    built = models.build(task.model, task.model_folder, task.artifacts.weights)
+    if task.precision is Precision.INT8_STATIC:
+        return _int8_static.load(program(task))
     if task.precision is Precision.INT8_DYNAMIC:
         first = {name: array[:1] for name, array in gate.first_batch(task).items()}
-        return _int8.quantised(built, first).to(_place(task))
-    return built.to(_place(task), _dtype(task.precision))
+        return _int8.quantised(_built(task), first).to(_place(task))
+    return _built(task).to(_place(task), _dtype(task.precision))
+
+
+def program(task: CellTask) -> Path:
+    """Return the file of the model with its layers quantised statically; make it where it is not in the cache."""
+    return _int8_static.program(task, partial(_built, task))
+
+
+def content(task: CellTask) -> Mapping[str, str | None]:
+    """Return what decides the model that is compiled, for the keys of what compilers make."""
+    weights = task.artifacts.weights.parent.name if task.artifacts.weights else None
+    quantised = _int8_static.key(task) if task.precision is Precision.INT8_STATIC else None
+    return {"weights": weights, "quantised": quantised}
+
+
+def _built(task: CellTask) -> nn.Module:
+    if task.artifacts.weights is None:
+        raise ValueError("The task names no weights: prepare them first.")
+    return models.build(task.model, task.model_folder, task.artifacts.weights)
 
 
 def bound(task: CellTask) -> dict[str, Tensor]:

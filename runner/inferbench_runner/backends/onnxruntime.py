@@ -1,7 +1,7 @@
 """ONNX Runtime: the CPU provider, or the CUDA provider on a GPU. Its process imports no PyTorch.
 
-Inputs and outputs are bound to memory that is made once. The CUDA session was written without a GPU at hand: it has run
-with a stand-in only.
+Inputs and outputs are bound to memory that is made once. The CUDA session has run on an H100
+(docs/results/2026-11-26-h100.md) at fp32, tf32 and fp16; its CUDA graphs and end-to-end copies with a stand-in only.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, onnx_models
 from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
+from inferbench_runner.backends._host import HostSession, as_answer
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
@@ -78,45 +79,24 @@ def load(task: CellTask) -> Session:
     return CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
 
 
-class CpuSession:
+class CpuSession(HostSession):
     """A graph whose inputs and outputs lie in our arrays."""
 
-    def __init__(self, session: Any, batch: dict[str, NDArray[Any]]) -> None:
+    def __init__(self, session: Any, batch: Mapping[str, NDArray[Any]]) -> None:
+        super().__init__(batch)
         self._session = session
-        self._inputs = batch
         self._binding = session.io_binding()
         for name, array in batch.items():
             self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._outputs = self._bind_outputs()
 
-    @property
-    def clock(self) -> Clock:
-        """The host's."""
-        return HOST_CLOCK
-
     def enqueue(self) -> None:
         """Run the graph on the bound batch."""
         self._session.run_with_iobinding(self._binding)
 
-    def synchronize(self) -> None:
-        """Nothing is ever under way."""
-
-    def device_time_ns(self) -> int | None:
-        """There are no events."""
-        return None
-
-    def load_batch(self, inputs: Arrays) -> None:
-        """Copy a batch into the bound arrays."""
-        for name, array in self._inputs.items():
-            array[...] = inputs[name]
-
-    def inputs(self) -> Arrays:
-        """Return copies of the bound arrays."""
-        return {name: array.copy() for name, array in self._inputs.items()}
-
     def outputs(self) -> Arrays:
         """Return copies of what the graph answered."""
-        return {name: _as_answer(array) for name, array in self._outputs.items()}
+        return {name: as_answer(array) for name, array in self._outputs.items()}
 
     def _bind_outputs(self) -> dict[str, NDArray[Any]]:
         """Run once to see what shapes come out, then give each output an array of its own."""
@@ -202,8 +182,8 @@ class CudaSession:
         """Return copies of what the graph answered: of what came to the host, end to end."""
         if self._copied_out:
             self.synchronize()
-            return {name: _as_answer(tensor.host.array) for name, tensor in self._outputs.items()}
-        return {name: _as_answer(array) for name, array in self._read(self._outputs).items()}
+            return {name: as_answer(tensor.host.array) for name, tensor in self._outputs.items()}
+        return {name: as_answer(array) for name, array in self._read(self._outputs).items()}
 
     def _tensor(self, shape: Sequence[int], dtype: DTypeLike) -> _Tensor:
         host = self._device.pinned(tuple(shape), np.dtype(dtype))
@@ -292,7 +272,3 @@ def _answers(session: Any, binding: Any, device: str) -> dict[str, Any]:
         binding.bind_output(name, device)
     session.run_with_iobinding(binding)
     return dict(zip(names, binding.get_outputs(), strict=True))
-
-
-def _as_answer(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.copy()

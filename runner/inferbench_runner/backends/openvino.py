@@ -18,7 +18,7 @@ import numpy as np
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import environment, gate
 from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
-from inferbench_runner.clocks import HOST_CLOCK, Clock
+from inferbench_runner.backends._host import HostSession, as_answer
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
@@ -94,48 +94,28 @@ def load(task: CellTask) -> Session:
     return CpuSession(compiled, gate.first_batch(task))
 
 
-class CpuSession:
-    """A compiled graph that reads our arrays. It has answered when its call returns."""
+class CpuSession(HostSession):
+    """A compiled graph that reads our arrays."""
 
     def __init__(self, compiled: Any, batch: Arrays) -> None:
         import openvino
 
         self._request = compiled.create_infer_request()
-        self._inputs: dict[str, NDArray[Any]] = {}
+        bound: dict[str, NDArray[Any]] = {}
         for port in compiled.inputs:
             array = np.array(batch[port.any_name], port.get_element_type().to_dtype(), order="C")
-            self._inputs[port.any_name] = array
+            bound[port.any_name] = array
             self._request.set_tensor(port, openvino.Tensor(array, shared_memory=True))
+        super().__init__(bound)
         self._outputs = {port.any_name: port for port in compiled.outputs}
-
-    @property
-    def clock(self) -> Clock:
-        """The host's."""
-        return HOST_CLOCK
 
     def enqueue(self) -> None:
         """Run the graph on the bound batch. The answers stay where they are: by default each call would copy them."""
         self._request.infer(share_outputs=True)
 
-    def synchronize(self) -> None:
-        """Nothing is ever under way."""
-
-    def device_time_ns(self) -> int | None:
-        """There are no events."""
-        return None
-
-    def load_batch(self, inputs: Arrays) -> None:
-        """Copy a batch into the bound arrays."""
-        for name, array in self._inputs.items():
-            array[...] = inputs[name]
-
-    def inputs(self) -> Arrays:
-        """Return copies of the bound arrays."""
-        return {name: array.copy() for name, array in self._inputs.items()}
-
     def outputs(self) -> Arrays:
         """Return copies of what the graph answered."""
-        return {name: _as_answer(self._request.get_tensor(port).data) for name, port in self._outputs.items()}
+        return {name: as_answer(self._request.get_tensor(port).data) for name, port in self._outputs.items()}
 
 
 def settings(task: CellTask) -> dict[str, str]:
@@ -197,7 +177,3 @@ def _shape(port: Any, batch_size: int) -> list[int]:
 
 def _text(info: Any, key: str) -> str:
     return str(info[key].astype(str)) if key in info else ""
-
-
-def _as_answer(array: NDArray[Any]) -> NDArray[Any]:
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.copy()

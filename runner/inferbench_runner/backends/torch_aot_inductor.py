@@ -1,7 +1,7 @@
 """AOTInductor: the model compiled ahead of time into a package, for this batch size, and loaded in every cell.
 
 The package is built once for all rounds and kept in the cache, under everything that decides it. Loading compiles
-nothing. The path for a GPU was written without one at hand: it has not run yet.
+nothing. The path for a GPU has not been seen to work yet.
 """
 
 from __future__ import annotations
@@ -44,6 +44,7 @@ def versions() -> Mapping[str, str]:
 
 def load(task: CellTask) -> Session:
     """Find or build the package for this batch size, load it, and bind the first batch."""
+    _compiled.require_freezing(task)
     _torch.set_up(task)
     inputs = _torch.bound(task)
     begin_ns = time.perf_counter_ns()
@@ -66,7 +67,7 @@ def package_key(task: CellTask) -> str:
     """Hash everything that decides a package. The number of threads is compiled into it."""
     return artifacts.key(
         {
-            "weights": task.artifacts.weights.parent.name if task.artifacts.weights else None,
+            **_torch.content(task),
             "cell": str(task.cell),
             "options": dict(task.options),
             "threads": task.threads,
@@ -89,10 +90,11 @@ def _build(task: CellTask, inputs: Mapping[str, Tensor], folder: Path) -> None:
             program = torch.export.export(module, tuple(inputs.values()))
         except Exception as error:
             raise Unsupported(f"ExportFailed: PyTorch cannot export this model: {error}") from error
-        settings = {"freezing": bool(task.options.get("freezing", False))}
-        torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (its documented name)
-            program, package_path=str(folder / PACKAGE), inductor_configs=settings
-        )
+        settings = {"freezing": _compiled.is_frozen(task)}
+        with _compiled.as_asked(task, module):
+            torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (its documented name)
+                program, package_path=str(folder / PACKAGE), inductor_configs=settings
+            )
 
 
 def _loaded(file: Path, scratch: Path) -> Any:

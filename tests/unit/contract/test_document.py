@@ -15,12 +15,12 @@ from hypothesis import strategies as st
 
 from inferbench_contract import document, schema
 from inferbench_contract.errors import SpecError
-from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.spec import Calibration, InferenceBenchmark
 from inferbench_contract.words import Backend, Device, Precision
 from tests.builders import a_benchmark, a_document
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))
-GENERATED = settings(max_examples=max(500, settings().max_examples))
+GENERATED = settings(max_examples=max(200, settings().max_examples))
 """Enough to meet most branches in seconds; 10,000 with INFERBENCH_HYPOTHESIS=thorough."""
 
 SENTENCE = re.compile(r"f\.yaml(:\d+)?: (.+?: )?found .+[.?]", re.DOTALL)
@@ -630,6 +630,7 @@ def benchmarks(draw) -> InferenceBenchmark:
         "accuracy": st.builds(
             dict, min_top1_agreement=st.dictionaries(st.sampled_from(Precision), st.just("97%"), max_size=2)
         ),
+        "quantization": st.builds(dict, calibration=st.sampled_from(Calibration)),
         "cpu": st.builds(dict, threads=st.integers(1, 1024)),
         "retries": st.integers(0, 10),
         "suspend": st.booleans(),

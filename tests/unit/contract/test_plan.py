@@ -197,6 +197,7 @@ def test_what_only_says_where_and_when_sweeps_start_measures_nothing_again(chang
         pytest.param({"measurement": {"contract": "end-to-end"}}, id="contract"),
         pytest.param({"measurement": {"maxSecondsPerCell": 4}}, id="seconds per cell"),
         pytest.param({"measurement": {"warmupMaxSeconds": 9}}, id="seconds of warming up"),
+        pytest.param({"quantization": {"calibration": "entropy"}}, id="how ranges are found"),
         pytest.param({"accuracy": {"minTop1Agreement": {"fp16": "90%"}}}, id="accuracy that the runner asks for"),
         pytest.param({"timeout_seconds_per_sweep": 60}, id="the time after which a sweep is given up"),
     ],

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import parser
 
+from inferbench_contract.spec import Calibration
 from inferbench_runner import artifacts, calibration, graphs, inputs, models, photographs
-from inferbench_runner.calibration import Calibration
 from inferbench_runner.inputs import Colours, Input
 
 IMAGE = (Input("image", (3, 40, 50)),)
@@ -67,6 +67,53 @@ def test_what_is_kept_does_not_depend_on_how_values_arrive(parts):
     ordered = np.sort(np.concatenate([np.array(part, np.float32) for part in parts]))
     cut = int(0.3 * len(ordered))
     assert tails.range() == (min(0, ordered[cut]), max(0, ordered[-1 - cut]))
+
+
+def a_bell(outlier=0.0):
+    """A hundred thousand values as activations have them, and one more."""
+    values = np.random.default_rng(0).standard_normal(100_000).astype(np.float32)
+    return np.append(values, np.float32(outlier))
+
+
+def entropy_of(*parts):
+    observer = calibration.observer(Calibration.ENTROPY, sum(part.size for part in parts))
+    for part in parts:
+        observer.add(part)
+    return observer.range()
+
+
+def test_entropy_cuts_off_what_hardly_ever_occurs():
+    """Minmax would give 98 % of its steps to one value."""
+    low, high = entropy_of(a_bell(outlier=200))
+
+    assert 3 < high < 20
+    assert low == pytest.approx(a_bell().min())
+
+
+def test_entropy_covers_what_occurs_everywhere():
+    values = np.linspace(-1, 1, 50_001, dtype=np.float32)
+
+    assert entropy_of(values) == pytest.approx((-1, 1), abs=0.01)
+
+
+def test_entropy_does_not_look_at_zeros():
+    """Half of what a ReLU gives is zeros, which any quantiser has exactly."""
+    values = np.maximum(a_bell(outlier=50), 0)
+
+    assert entropy_of(values) == pytest.approx(entropy_of(np.append(values, np.zeros(10**6, np.float32))))
+
+
+def test_entropy_finds_the_same_when_the_largest_values_come_last():
+    values = np.sort(np.abs(a_bell(outlier=50)))
+
+    at_once, bit_by_bit = entropy_of(values), entropy_of(*np.array_split(values, 40))
+
+    assert bit_by_bit == pytest.approx(at_once, rel=0.1)
+
+
+@pytest.mark.parametrize("method", Calibration)
+def test_a_tensor_of_zeros_has_a_range_of_zero(method):
+    assert found([[0, 0], [0, 0]], method)["x"] == (0, 0)
 
 
 def test_no_scene_is_in_both_sets():

@@ -1,0 +1,160 @@
+"""Static int8 in PyTorch in processes of their own, as cells are: real torchao, Inductor and oneDNN's kernels."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from inferbench_contract.spec import ModelSpec, QuantizationSpec
+from inferbench_contract.words import Backend, Precision
+from inferbench_runner.backends import Artifact, _int8_static
+from inferbench_runner.task import CellTask
+from tests.runner import shared, test_backends, tiny
+
+WANTED = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
+
+COMPILED = (Backend.TORCH_COMPILE, Backend.TORCH_AOT_INDUCTOR)
+
+PATIENCE_SECONDS = 550
+"""Two compilations; this only ends a test that hangs."""
+
+ONE_THREAD = 1
+"""Two of PyTorch's wait for each other for ages where anything else runs."""
+
+UNREACHED = """
+import torch
+from torch import nn
+
+
+class Squared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(32, 10)
+
+    def forward(self, image):
+        rows = image.flatten(1, 2)
+        products = torch.matmul(rows.transpose(1, 2), rows)
+        return self.head(products.mean(1))
+
+
+def make():
+    return Squared()
+"""
+"""Nearly all of its arithmetic is a product of two activations, which the recipe does not quantise."""
+
+NOTHING_COMPILED = """
+import json, sys
+from inferbench_runner.backends import FellBack, _int8_static, _torch
+from inferbench_runner.task import CellTask
+
+module = _torch.module(CellTask.model_validate_json(sys.argv[1]))
+try:
+    with _int8_static.all_lowered(module):
+        pass
+except FellBack as reason:
+    print(json.dumps(str(reason)))
+"""
+
+
+def int8(make, backend=Backend.TORCH_COMPILE, batch_size=4, calibration="minmax"):
+    """Return the task of a cell at int8-static."""
+    task = make(backend, Precision.INT8_STATIC, batch_size=batch_size)
+    return task.model_copy(update={"quantization": QuantizationSpec(calibration=calibration), "threads": ONE_THREAD})
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("int8-static")
+
+
+@pytest.fixture(scope="module")
+def a_task(folder, tmp_path_factory):
+    """Makes the task of one cell of a small model of convolutions."""
+    model = tiny.a_model(folder, planes=32)
+    return test_backends.tasks_of(model, folder, WANTED, shared.cache(tmp_path_factory))
+
+
+@pytest.fixture(scope="module")
+def cells(a_task):
+    """What a process answers with each backend that compiles."""
+    return cells_of(*(int8(a_task, backend) for backend in COMPILED))
+
+
+def test_every_backend_that_compiles_is_as_near_to_fp32_as_8_bits_are(cells):
+    assert len(cells) == len(COMPILED)
+    for cell in cells:
+        assert cell["accuracy"]["fault"] is None
+        assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
+
+
+def test_the_backends_compute_one_program_which_holds_no_fp32_weights(cells, a_task, folder):
+    """Its file would be four times as large with them."""
+    [file] = (folder / "cache" / _int8_static.PROGRAMS).glob(f"*/{_int8_static.PROGRAM}")
+    weights = [tensor for tensor in _int8_static.load(file).state_dict().values() if tensor.ndim > 1]
+
+    compiled, packaged = (cell["accuracy"]["relative_l2"] for cell in cells)
+    assert packaged == pytest.approx(compiled, rel=0.01)
+    assert file.parent.name == _int8_static.key(int8(a_task))
+    assert {str(tensor.dtype) for tensor in weights} == {"torch.int8"}
+
+
+def test_a_second_process_finds_the_program_and_compiles_it_to_integers_too(cells, a_task):
+    """It imports nothing of torchao's to quantise with, and there Inductor's patterns are."""
+    [again] = cells_of(int8(a_task))
+
+    assert again["accuracy"]["relative_l2"] == pytest.approx(cells[0]["accuracy"]["relative_l2"], rel=0.01)
+    assert again["notes"]["compileCache"] == "warm"
+
+
+def test_a_layer_that_was_not_compiled_to_integers_is_found_out(a_task):
+    """A block in which nothing is compiled is the extreme of it."""
+    assert answer_of(NOTHING_COMPILED, int8(a_task, calibration="entropy")) == (
+        "Precision: int8-static was asked for, and Inductor took 8-bit kernels for 0 of 2 conv layers and 0 of 1 "
+        "linear layers"
+    )
+
+
+def test_a_model_most_of_which_would_stay_fp32_is_unsupported_with_its_share(folder, tmp_path_factory):
+    (folder / "unreached.py").write_text(UNREACHED)
+    image = {"name": "image", "shape": [3, 32, 32]}
+    model = ModelSpec.model_validate({"python": {"factory": "unreached:make"}, "inputs": [image]})
+    make = test_backends.tasks_of(model, folder, WANTED, shared.cache(tmp_path_factory))
+
+    [cell] = cells_of(int8(make))
+
+    assert cell["unsupported"].startswith("Int8Share: PyTorch's int8 layers would do 0.")
+
+
+def test_resnet_18_in_8_bits_is_near_to_fp32(folder, tmp_path_factory):
+    """Twenty convolutions, sums of branches, a pool, a head: what the small model has not."""
+    model = ModelSpec.model_validate({"torchvision": {"name": "resnet18", "weights": "random"}})
+    make = test_backends.tasks_of(model, folder, WANTED, shared.cache(tmp_path_factory))
+
+    [cell] = cells_of(int8(make, batch_size=8))
+
+    assert cell["accuracy"]["fault"] is None
+    assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
+    assert cell["accuracy"]["worst_cosine"] > 0.99
+
+
+def cells_of(*tasks: CellTask) -> list[dict[str, Any]]:
+    """Run cells one after the other in one process."""
+    printed = run(test_backends.CELLS, *tasks)
+    return [json.loads(line) for line in printed if line.startswith("{")]
+
+
+def answer_of(script: str, task: CellTask) -> object:
+    """Run a script of one task, and return the last line that it prints."""
+    return json.loads(run(script, task)[-1])
+
+
+def run(script: str, *tasks: CellTask) -> list[str]:
+    """Run a script of tasks in a process of its own, and return the lines that it prints."""
+    command = [sys.executable, "-c", script, *(task.model_dump_json() for task in tasks)]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_SECONDS)
+    assert ended.returncode == 0, ended.stderr
+    return ended.stdout.splitlines()
