@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -17,6 +19,11 @@ TIERS = ("runner", "cluster", "e2e", "gpu")
 
 IN_CI = os.environ.get("CI") == "true"
 
+# Where bytecode is not kept, as in many images, each process of a test compiles the source of every library that it
+# imports: for one with PyTorch that is as much work again as all else that it does.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
 # A busy machine makes no test wrong, and CI tries the same examples for everyone: red is about the change.
 settings.register_profile("house", deadline=None, derandomize=IN_CI, print_blob=True)
 settings.register_profile("thorough", settings.get_profile("house"), max_examples=10_000)
@@ -29,6 +36,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         tier = tier_of(item.path, config.rootpath)
         if tier in TIERS:
             item.add_marker(tier)
+
+
+def pytest_collection_finish() -> None:
+    """Leave libraries and collected tests to themselves: each full collection of garbage would look at all of them."""
+    gc.collect()
+    gc.freeze()
 
 
 def tier_of(path: Path, root: Path) -> str:

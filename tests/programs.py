@@ -109,9 +109,9 @@ def _heed() -> None:
 
 
 @contextmanager
-def place(folder: Path) -> Iterator[Place]:
+def place(folder: Path, more: Mapping[str, str] | None = None) -> Iterator[Place]:
     """Make a place, and see to it that no process is left behind in it: whatever happened, that is a fault."""
-    made = Place(folder)
+    made = Place(folder, more=more or {})
     made.scratch.mkdir()
     try:
         yield made

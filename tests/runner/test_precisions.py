@@ -9,6 +9,7 @@ import pytest
 from inferbench_contract.words import Device, Precision
 from inferbench_runner.backends import openvino
 from tests.programs import Place, place
+from tests.runner import shared, tiny
 
 PATIENCE_SECONDS = 400
 """A model, its graphs and eight processes; this only ends a test that hangs."""
@@ -19,12 +20,14 @@ LIMITS = {"fp32": (0, 10_000), "fp16": (50_000, 10_000_000), "bf16": (500_000, 8
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
-    """The rows of cells.csv by strategy, of ResNet-18 on this processor."""
-    with place(tmp_path_factory.mktemp("precisions")) as here:
+    """The rows of cells.csv by strategy, of a small residual network on this processor."""
+    cache = {"INFERBENCH_CACHE": str(shared.cache(tmp_path_factory))}
+    with place(tmp_path_factory.mktemp("precisions"), cache) as here:
         file = here.write(
-            model={"torchvision": {"name": "resnet18", "weights": "random"}},
+            model=tiny.a_model(here.folder, planes=16).model_dump(mode="json", exclude_none=True),
             backends=["onnxruntime", "openvino"],
             precisions=["fp32", "bf16", "fp16", "int8-static"],
+            cpu={"threads": 1},
             backendOptions={},
         )
         done = here.run("run", file, "--output", here.folder / "out", patience_seconds=PATIENCE_SECONDS)

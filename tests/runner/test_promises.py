@@ -97,20 +97,6 @@ def test_the_scripted_example_ends_as_its_script_says(tmp_path):
     assert json.loads(done.stdout)["cells"]["missing"] == 0
 
 
-def test_the_demo_measures_all_its_backends(tmp_path):
-    """The demo as it is, but for one round, batch 1 and one second: what is left out here is only patience."""
-    said = yaml.safe_load((ROOT / "examples/demo.yaml").read_text())
-    said["spec"]["batchSizes"] = [1]
-    said["spec"]["measurement"] = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
-    said["spec"]["expectations"] = []
-    (tmp_path / "demo.yaml").write_text(yaml.safe_dump(said))
-
-    done = run("run", "demo.yaml", "--json", folder=tmp_path)
-
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["cells"]["measured"] == 3
-
-
 QUICK = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
 
 
@@ -122,15 +108,35 @@ def shortened(name, folder, **spec):
     return name
 
 
-def test_the_examples_of_a_model_and_of_a_file_of_ones_own_work(tmp_path, monkeypatch):
-    """The file is the factory's model, as it was exported for ONNX Runtime."""
-    monkeypatch.setenv("INFERBENCH_CACHE", str(tmp_path / "cache"))
+@pytest.fixture
+def with_tiny_resnet(tmp_path, tmp_path_factory, monkeypatch):
+    """A folder with the examples' own model, and the cache folder in which its artifacts are made once."""
+    cache = tmp_path_factory.getbasetemp() / "tiny-resnet"
+    monkeypatch.setenv("INFERBENCH_CACHE", str(cache))
     shutil.copy(ROOT / "examples/tiny_resnet.py", tmp_path)
+    return tmp_path, cache
 
-    model = run("run", shortened("python-factory.yaml", tmp_path), "--json", folder=tmp_path)
-    [graph] = (tmp_path / "cache/onnx").glob("*/model.onnx")
-    shutil.copy(graph, tmp_path)
-    file = run("run", shortened("onnx-file.yaml", tmp_path, precisions=["fp32"]), "--json", folder=tmp_path)
+
+def test_the_demo_measures_all_its_backends(with_tiny_resnet):
+    """The demo but for patience: ResNet-50 has fifty layers to compile, the examples' own network has few."""
+    folder, _ = with_tiny_resnet
+    model = yaml.safe_load((ROOT / "examples/python-factory.yaml").read_text())["spec"]["model"]
+    demo = shortened("demo.yaml", folder, model=model, expectations=[])
+
+    done = run("run", demo, "--json", folder=folder)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cells"]["measured"] == 3
+
+
+def test_the_examples_of_a_model_and_of_a_file_of_ones_own_work(with_tiny_resnet):
+    """The file is the factory's model, as it was exported for ONNX Runtime."""
+    folder, cache = with_tiny_resnet
+
+    model = run("run", shortened("python-factory.yaml", folder), "--json", folder=folder)
+    [graph] = (cache / "onnx").glob("*/model.onnx")
+    shutil.copy(graph, folder)
+    file = run("run", shortened("onnx-file.yaml", folder, precisions=["fp32"]), "--json", folder=folder)
 
     assert (model.returncode, file.returncode) == (0, 0), model.stderr + file.stderr
     assert [json.loads(done.stdout)["cells"]["measured"] for done in (model, file)] == [3, 2]

@@ -222,8 +222,8 @@ def test_a_call_that_takes_no_time_at_all_ends_too():
 
 @settings(max_examples=60, deadline=None)
 @given(
-    st.lists(st.integers(200_000, 3 * SECOND), min_size=1, max_size=300),
-    st.none() | st.integers(1, 1_000_000),
+    st.lists(st.integers(MILLISECOND, 3 * SECOND), min_size=1, max_size=300),
+    st.none() | st.integers(1, MILLISECOND),
     st.integers(1, 5),
     st.integers(1, 10),
 )
