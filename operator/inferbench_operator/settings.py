@@ -142,8 +142,8 @@ class Settings(BaseModel):
     job_ttl_seconds: Annotated[int, _whole(0, 604_800)] = 300
     """How long a Job and its pods stay once their results are safe: long enough to look at a log, short enough for the
     12,500 terminated pods that a cluster keeps by default."""
-    status_interval_seconds: Annotated[int, _whole(1, 3_600)] = 5
-    """The least time between two writes of a benchmark's counters: each is a write of etcd."""
+    status_interval_seconds: Annotated[int, _whole(1, 3_600)] = 10
+    """The least time between two writes of a benchmark's counters: each is a write of etcd, and comes back as an event."""
     summary_interval_seconds: Annotated[int, _whole(1, 3_600)] = 30
     """The least time between two summaries of a benchmark that runs: each takes some milliseconds of CPU and 7 kB."""
     shard_after_seconds: Annotated[int, _whole(1, 86_400)] = 300

@@ -19,6 +19,8 @@ LONGEST = (
     "test_convert.py",
     "test_backends.py",
     "test_export.py",
+    "test_export_int8.py",
+    "test_int8_static.py",
     "test_bad_days.py",
     "test_tensorrt_rtx.py",
     "test_promises.py",

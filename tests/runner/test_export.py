@@ -39,7 +39,7 @@ STRATEGIES = {
 """What is exported, with the one heavy library that its load.py imports."""
 
 LEFT_OUT = [{"backend": each, "precision": "int8-static"} for each in ("torch-compile", "torch-aot-inductor")]
-"""Compiling takes longest, and their folders differ from those at fp32 in their numbers only."""
+"""See test_export_int8.py."""
 
 RUN = """
 import json, runpy, sys
