@@ -150,6 +150,7 @@ class World:
     unread: set[int] = field(default_factory=set)
     """Sweeps of pods that were deleted with their Job while no operator was there to read them."""
     is_deleted: bool = False
+    running: int = 1
     jobs_made: list[str] = field(default_factory=list)
 
     @cached_property
@@ -185,6 +186,7 @@ class World:
                 for shard in self.status.get("shards", ())
                 if shard["configMap"] not in self.config_maps
             ),
+            running=self.running,
         )
 
     def look(self) -> Decision:

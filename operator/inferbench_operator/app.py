@@ -201,7 +201,7 @@ def _advice(error: ApiError) -> str:
 def _watches(parts: Parts) -> Iterator[Coroutine[None, None, None]]:
     """Yield a watch of Jobs and one of pods for each namespace."""
     hear_job = handlers.on_job(parts.cache, parts.queue)
-    hear_pod = handlers.on_pod(parts.cache, parts.queue, parts.settings.status_interval_seconds)
+    hear_pod = handlers.on_pod(parts.cache, parts.queue, parts.settings)
     for namespace in _namespaces(parts.settings):
         for resource, path, hear in ((handlers.JOBS, kube.jobs, hear_job), (handlers.PODS, kube.pods, hear_pod)):
             heard = partial(parts.watches.heard, resource, namespace)
@@ -228,7 +228,7 @@ async def _watch(parts: Parts) -> None:
 
     await kopf.operator(
         registry=handlers.registry(parts.cache, parts.queue, heard, login),
-        settings=handlers.settings(),
+        settings=handlers.kopf_settings(),
         standalone=True,
         clusterwide=not parts.settings.watch_namespaces,
         namespaces=parts.settings.watch_namespaces,

@@ -164,6 +164,7 @@ class Controller:
             pod_refusals=memory.pod_refusals,
             missing_shards=memory.missing_shards,
             taken_names=memory.taken_names,
+            running=self._cache.running,
         )
         await self._ask_why(observed, memory)
         is_leaving = await self._is_namespace_leaving(observed, memory)

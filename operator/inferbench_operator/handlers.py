@@ -16,6 +16,7 @@ from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
 from inferbench_operator.kube import GROUP, VERSION, WATCH_CONNECT_SECONDS, WATCH_GRACE_SECONDS, WATCH_SECONDS, OnEvent
 from inferbench_operator.observed import MANAGED_BY, Json, Key
+from inferbench_operator.settings import Settings
 from inferbench_operator.workqueue import Queue
 
 SELECTOR = "=".join(MANAGED_BY)
@@ -64,21 +65,22 @@ def on_job(cache: Cache, queue: Queue[Key]) -> OnEvent:
     return hear
 
 
-def on_pod(cache: Cache, queue: Queue[Key], status_seconds: float) -> OnEvent:
-    """Return who hears of pods; `status_seconds`: how often the status is written."""
+def on_pod(cache: Cache, queue: Queue[Key], settings: Settings) -> OnEvent:
+    """Return who hears of pods."""
 
     def hear(kind: str, raw: Json) -> None:
         if (key := cache.heard_pod(kind, raw)) is None:
             return
         if cache.has_open_job(key):
-            queue.add_after(key, status_seconds if observing.has_pod_ended(raw) else PODS_SECONDS)
+            ended_seconds = settings.counters_interval(cache.running).total_seconds()
+            queue.add_after(key, ended_seconds if observing.has_pod_ended(raw) else PODS_SECONDS)
         else:
             queue.add(key)
 
     return hear
 
 
-def settings() -> kopf.OperatorSettings:
+def kopf_settings() -> kopf.OperatorSettings:
     """Return kopf's settings: no scan for resources, short watches, nothing kept in objects, no line for each event."""
     logging.getLogger("kopf.objects").setLevel(logging.WARNING)
     chosen = kopf.OperatorSettings()

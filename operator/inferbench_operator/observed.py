@@ -223,6 +223,8 @@ class Observed:
     """Shards that the status names and the cluster no longer has."""
     taken_names: frozenset[str] = frozenset()
     """Names of shards under which something else stands."""
+    running: int = 1
+    """How many benchmarks run, this one included: they share what counters may cost."""
     is_namespace_leaving: bool = False
     """Whether its namespace is being deleted, and some of its pods already are."""
 

@@ -164,13 +164,13 @@ def _is_summary_due(
     told = (observed.benchmark.status.get("summary") or {}).get("sweeps", {}).get("finished", 0)
     if len(collected.final) == told:
         return False
-    return _is_due(written.status, settings.status_interval_seconds, now) and _is_due(
-        written.summary, settings.summary_interval_seconds, now
+    return _is_due(written.status, settings.counters_interval(observed.running), now) and _is_due(
+        written.summary, timedelta(seconds=settings.summary_interval_seconds), now
     )
 
 
-def _is_due(before: datetime | None, seconds: int, now: datetime) -> bool:
-    return before is None or observing.has_passed(before, timedelta(seconds=seconds), now)
+def _is_due(before: datetime | None, interval: timedelta, now: datetime) -> bool:
+    return before is None or observing.has_passed(before, interval, now)
 
 
 def _next_step(
@@ -182,7 +182,8 @@ def _next_step(
     job = _next_job(observed, spec, plan, collected, settings)
     shard = _due_shard(observed, plan, collected, settings, now)
     content = status.document(where, (*observed.shards, *([shard.shard] if shard else [])), now)
-    wait = _until_status_is_due(observed.benchmark.status, content, settings, now, written)
+    interval = settings.counters_interval(observed.running)
+    wait = _until_status_is_due(observed.benchmark.status, content, interval, now, written)
     is_due = wait == timedelta(0)
     waits = [
         None if is_due else wait,
@@ -265,7 +266,7 @@ def _transitions(where: Standing, now: datetime) -> Iterator[Manifest]:
 
 
 def _until_status_is_due(
-    before: Json, after: Json, settings: Settings, now: datetime, written: Written
+    before: Json, after: Json, interval: timedelta, now: datetime, written: Written
 ) -> timedelta | None:
     """Tell how long the status may wait: headlines go at once, counters every few seconds; None: nothing is new."""
     if before == after:
@@ -274,7 +275,6 @@ def _until_status_is_due(
         return timedelta(0)
     if before.get("sweeps") == after.get("sweeps") and before.get("summary") == after.get("summary"):
         return None  # only a message or a shard is new; it goes with the next counter
-    interval = timedelta(seconds=settings.status_interval_seconds)
     is_due = observing.has_passed(written.status, interval, now)
     return timedelta(0) if is_due else written.status + interval - now
 

@@ -79,6 +79,7 @@ def terminated(exit_code=0, message="{}", reason="Completed"):
     return {"containerStatuses": [{"name": "runner", "state": {"terminated": ended}}]}
 
 
+COMPLETE = {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T12:09:00Z"}]}
 FINISHED = {"conditions": [{"type": "Finished", "status": "True"}], "summary": {"long": "text"}, "shards": []}
 
 
@@ -147,7 +148,7 @@ def test_counters_of_a_job_that_change_with_every_pod_are_no_news(cache):
     "status",
     [
         {"failedIndexes": "1,3-4"},
-        {"conditions": [{"type": "Complete", "status": "True", "lastTransitionTime": "2026-01-01T12:09:00Z"}]},
+        COMPLETE,
     ],
 )
 def test_what_decides_about_sweeps_is_news(cache, status):
@@ -317,6 +318,24 @@ def test_a_pod_that_has_to_end_is_news(cache):
     deleted["metadata"]["deletionTimestamp"] = "2026-01-01T12:05:00Z"
 
     assert cache.heard_pod("MODIFIED", deleted) == KEY
+
+
+ENDS = {
+    "its end": lambda cache: cache.heard_job("MODIFIED", a_job(status=COMPLETE)),
+    "its end, as the server answered": lambda cache: cache.keep_job(KEY, observing.job(a_job(status=COMPLETE))),
+    "its deletion": lambda cache: cache.heard_job("DELETED", a_job()),
+    "a list without it": lambda cache: cache.renew([a_benchmark()], [], [], LATER),
+    "the end of its benchmark": lambda cache: cache.heard_benchmark("DELETED", a_benchmark(version="50")),
+}
+
+
+@pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
+def test_a_benchmark_runs_until_its_job_has_ended(cache, end):
+    before = cache.running
+
+    end(cache)
+
+    assert (before, cache.running) == (1, 0)
 
 
 def test_states_are_counted(cache):

@@ -7,10 +7,12 @@ import pytest
 from inferbench_operator import handlers
 from inferbench_operator.cache import Cache
 from inferbench_operator.observed import Key
+from inferbench_operator.settings import Settings
 from inferbench_operator.workqueue import Backlog, Queue
 
 KEY = Key("lab", "resnet50")
 STATUS_SECONDS = 5.0
+SETTINGS = Settings(status_interval_seconds=5)
 NOW = 100.0
 
 ENDED = {"phase": "Succeeded"}
@@ -29,7 +31,7 @@ class Ears:
         self.backlog = Backlog[Key]()
         cache, queue = Cache(), Queue(lambda: NOW, self.backlog)
         self.job = handlers.on_job(cache, queue)
-        self.pod = handlers.on_pod(cache, queue, STATUS_SECONDS)
+        self.pod = handlers.on_pod(cache, queue, SETTINGS)
 
     def seconds(self):
         """Return in how many seconds the benchmark is looked at; None: not for this."""

@@ -448,6 +448,16 @@ def test_counters_are_written_every_few_seconds_at_most():
     assert world.writes <= 10 + seconds / SETTINGS.status_interval_seconds
 
 
+def test_where_many_run_counters_wait_longer():
+    world = World(wanted(measurement={"rounds": 12}))
+    world.settle()
+    crowded = World(wanted(measurement={"rounds": 12}), running=60)
+    crowded.settle()
+
+    assert crowded.writes < world.writes
+    assert crowded.status["sweeps"] == world.status["sweeps"]
+
+
 def test_results_do_not_stay_in_pods_for_long():
     world = World(wanted(measurement={"rounds": 40}), settings=SETTINGS.model_copy(update={"shard_after_seconds": 10}))
 

@@ -158,3 +158,8 @@ def test_settings_do_not_change():
 def test_an_empty_variable_is_as_good_as_none():
     """Charts write one for every value that nobody gave."""
     assert read(WORKERS="", RUNNER_TOLERATIONS="", LOG_LEVEL="") == Settings()
+
+
+@pytest.mark.parametrize(("running", "seconds"), [(1, 5), (5, 5), (40, 40), (200, 200)])
+def test_counters_of_all_that_run_are_written_once_a_second_in_all(running, seconds):
+    assert Settings(status_interval_seconds=5).counters_interval(running).total_seconds() == seconds
