@@ -19,7 +19,7 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from inferbench_runner import circumstances
+from inferbench_runner import artifacts, circumstances
 
 LIBRARIES = (
     "inferbench",
@@ -179,7 +179,7 @@ def makers(modules: Sequence[str], libraries: Iterable[str]) -> dict[str, Any]:
     """Tell with what something is made, for the key that it is kept under: our own code as it is, and libraries."""
     files = [Path(spec.origin) for name in modules if (spec := find_spec(name)) and spec.origin]
     versions = {library.name: library.version for library in installed(libraries)}
-    return {"code": [hashlib.sha256(file.read_bytes()).hexdigest() for file in files], "versions": versions}
+    return {"code": [artifacts.digest(file) for file in files], "versions": versions}
 
 
 def nvml() -> Any | None:
