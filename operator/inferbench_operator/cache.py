@@ -37,8 +37,8 @@ class Cache:
         """Start knowing nothing."""
         self.benchmarks: dict[Key, SeenBenchmark] = {}
         self._families: dict[Key, Family] = {}
-        self._open: set[Key] = set()
-        """Benchmarks that have a Job whose end is still to come."""
+        self._running: set[Key] = set()
+        """Benchmarks that have a Job whose pods may run now."""
         self._deleted: set[str] = set()
         """Uids of benchmarks that were deleted since the last list, which may still have them."""
 
@@ -79,7 +79,7 @@ class Cache:
             self._tidy(key)
             return None
         family.jobs[job.uid] = replace(job, is_gone=True) if kind == DELETED else job
-        self._note_open(key)
+        self._note_running(key)
         return None if family.jobs[job.uid] == before else key
 
     def heard_pod(self, kind: str | None, raw: Json) -> Key | None:
@@ -113,7 +113,7 @@ class Cache:
         jobs = self._family_for(key).jobs
         if (before := jobs.get(job.uid)) is None or not _is_older(job, before):
             jobs[job.uid] = job
-            self._note_open(key)
+            self._note_running(key)
 
     def renew(self, benchmarks: Iterable[Json], jobs: Iterable[Json], pods: Iterable[Json], version: int) -> set[Key]:
         """Take a list of everything for truth, and return the benchmarks that it changes or that still run.
@@ -146,7 +146,7 @@ class Cache:
                 elif not job.is_gone:
                     family.jobs[uid] = replace(job, is_gone=True)
                     changed.add(key)
-            self._note_open(key)
+            self._note_running(key)
         return changed
 
     def _renewed_pods(self, pods: list[Json], version: int) -> set[Key]:
@@ -169,7 +169,7 @@ class Cache:
     def _tidy(self, key: Key) -> None:
         """Drop the family of a benchmark that is gone, once the last of its Jobs and pods is gone too."""
         family = self._family(key)
-        self._note_open(key)
+        self._note_running(key)
         if key not in self.benchmarks and not family.jobs and not family.pods:
             self._families.pop(key, None)
 
@@ -184,20 +184,20 @@ class Cache:
         seen = self.benchmarks.get(key)
         return seen is not None and seen.is_finished
 
-    def has_open_job(self, key: Key) -> bool:
-        """Tell whether the end of a Job of this benchmark is still to come."""
-        return any(not job.is_over for job in self._family(key).jobs.values())
+    def is_running(self, key: Key) -> bool:
+        """Tell whether pods of a Job of this benchmark may run now: one that waits in a queue is suspended."""
+        return key in self._running
 
     @property
     def running(self) -> int:
-        """How many benchmarks have a Job whose end is still to come."""
-        return len(self._open)
+        """How many benchmarks have a Job whose pods may run now."""
+        return len(self._running)
 
-    def _note_open(self, key: Key) -> None:
-        if self.has_open_job(key):
-            self._open.add(key)
+    def _note_running(self, key: Key) -> None:
+        if any(job.is_running for job in self._family(key).jobs.values()):
+            self._running.add(key)
         else:
-            self._open.discard(key)
+            self._running.discard(key)
 
     def count_benchmarks(self) -> dict[str, float]:
         """Count benchmarks by where they stand."""
@@ -216,7 +216,7 @@ class Cache:
         if present is None or present.uid == seen.uid:
             self.benchmarks.pop(seen.key, None)
             self._families.pop(seen.key, None)
-            self._open.discard(seen.key)
+            self._running.discard(seen.key)
 
 
 STATES = ("New", "Running", "Waiting", "Succeeded", "Failed")

@@ -71,7 +71,7 @@ def on_pod(cache: Cache, queue: Queue[Key], settings: Settings) -> OnEvent:
     def hear(kind: str, raw: Json) -> None:
         if (key := cache.heard_pod(kind, raw)) is None:
             return
-        if cache.has_open_job(key):
+        if cache.is_running(key):
             ended_seconds = settings.counters_interval(cache.running).total_seconds()
             queue.add_after(key, ended_seconds if observing.has_pod_ended(raw) else PODS_SECONDS)
         else:

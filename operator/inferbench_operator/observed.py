@@ -105,6 +105,11 @@ class SeenJob:
         """Tell whether none of its pods will run again."""
         return self.end is not None or self.is_gone
 
+    @property
+    def is_running(self) -> bool:
+        """Tell whether its pods may run now."""
+        return not self.is_over and not self.is_suspended
+
     def sweep(self, place: int) -> int:
         """Return the sweep of a completion index."""
         return place if self.sweeps is None else self.sweeps[place]

@@ -34,6 +34,9 @@ SERVICE_LINK = re.compile(rf"{PREFIX}(\w+_)?(SERVICE_HOST|SERVICE_PORT|PORT)(_\w
 GPU_TOLERATION: dict[str, JsonValue] = {"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}
 """GPU nodes usually carry this taint, so that nothing else runs there."""
 
+MAX_COUNTERS_SECONDS = 60
+"""Counters are no older than a minute, however many benchmarks run: who watches one of them wants to see it move."""
+
 
 class SettingsError(InferbenchError):
     """Environment variables are wrong. `mistakes` holds one sentence for each."""
@@ -200,7 +203,7 @@ class Settings(BaseModel):
         Each write costs the operator, the API server and etcd some milliseconds, and with 40 benchmarks at once that
         was a fifth of what the operator did.
         """
-        return timedelta(seconds=max(self.status_interval_seconds, running))
+        return timedelta(seconds=max(self.status_interval_seconds, min(running, MAX_COUNTERS_SECONDS)))
 
     def as_lines(self) -> tuple[str, ...]:
         """Return every setting as `NAME=value`. None is a secret: those stay in Secrets, which are only named."""

@@ -325,12 +325,13 @@ ENDS = {
     "its end, as the server answered": lambda cache: cache.keep_job(KEY, observing.job(a_job(status=COMPLETE))),
     "its deletion": lambda cache: cache.heard_job("DELETED", a_job()),
     "a list without it": lambda cache: cache.renew([a_benchmark()], [], [], LATER),
+    "its wait in a queue": lambda cache: cache.heard_job("MODIFIED", a_job(suspend=True)),
     "the end of its benchmark": lambda cache: cache.heard_benchmark("DELETED", a_benchmark(version="50")),
 }
 
 
 @pytest.mark.parametrize("end", ENDS.values(), ids=ENDS)
-def test_a_benchmark_runs_until_its_job_has_ended(cache, end):
+def test_a_benchmark_runs_until_its_job_has_ended_or_waits(cache, end):
     before = cache.running
 
     end(cache)

@@ -160,6 +160,11 @@ def test_an_empty_variable_is_as_good_as_none():
     assert read(WORKERS="", RUNNER_TOLERATIONS="", LOG_LEVEL="") == Settings()
 
 
-@pytest.mark.parametrize(("running", "seconds"), [(1, 5), (5, 5), (40, 40), (200, 200)])
+@pytest.mark.parametrize(("running", "seconds"), [(1, 5), (5, 5), (40, 40), (60, 60)])
 def test_counters_of_all_that_run_are_written_once_a_second_in_all(running, seconds):
     assert Settings(status_interval_seconds=5).counters_interval(running).total_seconds() == seconds
+
+
+@pytest.mark.parametrize(("interval", "seconds"), [(5, 60), (300, 300)])
+def test_counters_are_a_minute_old_at_most_unless_asked_for_less_often(interval, seconds):
+    assert Settings(status_interval_seconds=interval).counters_interval(10_000).total_seconds() == seconds
