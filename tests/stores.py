@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from inferbench_operator.kube import ApiError, resource_of
+from inferbench_operator.api_errors import ApiError
+from inferbench_operator.paths import resource_of
 
 Json = dict[str, Any]
 

@@ -19,12 +19,13 @@ from itertools import product
 import kopf
 
 from inferbench_contract import __version__
-from inferbench_operator import handlers, health, kube, logs, server
+from inferbench_operator import connection, handlers, health, logs, paths, server
 from inferbench_operator import observed as observing
+from inferbench_operator.api_errors import ApiError
 from inferbench_operator.cache import Cache
 from inferbench_operator.controller import Controller
 from inferbench_operator.health import Health, WatchAges
-from inferbench_operator.kube import Api, ApiError, Json
+from inferbench_operator.kube import Api, Json
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Key
 from inferbench_operator.results_page import ResultsPage
@@ -90,7 +91,7 @@ async def _parts(settings: Settings) -> Parts:
     queue: Queue[Key] = Queue()
     parts = Parts(
         settings,
-        await kube.connect(settings, metrics.count_request),
+        await connection.connect(settings, metrics.count_request),
         metrics,
         page,
         queue,
@@ -149,9 +150,9 @@ async def _relist_for_ever(parts: Parts) -> None:
 
 async def _relist(parts: Parts) -> None:
     """List benchmarks, Jobs and pods, the owners last, so that nothing seems to be an orphan; then look at all."""
-    pods, pods_version = await _list(parts, kube.pods, **FROM_MEMORY)
-    jobs, jobs_version = await _list(parts, kube.jobs, **FROM_MEMORY)
-    benchmarks, version = await _list(parts, kube.benchmarks)
+    pods, pods_version = await _list(parts, paths.pods, **FROM_MEMORY)
+    jobs, jobs_version = await _list(parts, paths.jobs, **FROM_MEMORY)
+    benchmarks, version = await _list(parts, paths.benchmarks)
     changed = parts.cache.renew(benchmarks, jobs, pods, min(pods_version, jobs_version, version))
     if not parts.filled.is_set():
         _spare_the_collector()
@@ -183,7 +184,7 @@ async def _list(parts: Parts, path: Callable[[str | None], str], **query: str) -
     return found, min(versions)
 
 
-def _pruned(raw: kube.Json) -> kube.Json:
+def _pruned(raw: Json) -> Json:
     """Drop what is large and not looked at: who wrote which field, and the summary of a benchmark that has ended."""
     metadata, status = raw.get("metadata") or {}, raw.get("status") or {}
     metadata.pop("managedFields", None)
@@ -203,7 +204,7 @@ def _watches(parts: Parts) -> Iterator[Coroutine[None, None, None]]:
     hear_job = handlers.on_job(parts.cache, parts.queue)
     hear_pod = handlers.on_pod(parts.cache, parts.queue, parts.settings)
     for namespace in _namespaces(parts.settings):
-        for resource, path, hear in ((handlers.JOBS, kube.jobs, hear_job), (handlers.PODS, kube.pods, hear_pod)):
+        for resource, path, hear in ((handlers.JOBS, paths.jobs, hear_job), (handlers.PODS, paths.pods, hear_pod)):
             heard = partial(parts.watches.heard, resource, namespace)
             yield _watched(parts, Watch(parts.api, path(namespace), handlers.SELECTOR, hear, heard))
 
@@ -224,7 +225,7 @@ async def _watch(parts: Parts) -> None:
     heard, counted = parts.watches.heard, parts.metrics.count_request
 
     async def login() -> kopf.AiohttpSession:
-        return kube.watching_session(await kube.configure(), counted, heard)
+        return connection.watching_session(await connection.configure(), counted, heard)
 
     await kopf.operator(
         registry=handlers.registry(parts.cache, parts.queue, heard, login),

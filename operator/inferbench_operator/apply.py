@@ -10,9 +10,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from inferbench_operator import kube
 from inferbench_operator import observed as observing
-from inferbench_operator.kube import Api, ApiError
+from inferbench_operator import paths
+from inferbench_operator.api_errors import ApiError
+from inferbench_operator.kube import Api
 from inferbench_operator.observed import Key, Refusal, SeenBenchmark, SeenJob, Trouble
 from inferbench_operator.pods import Manifest
 from inferbench_operator.reconcile import JobPatch
@@ -31,8 +32,8 @@ class Hands:
         namespace = benchmark.key.namespace
         try:
             if plan_map is not None:
-                await self._made(kube.config_maps(namespace), plan_map, benchmark)
-            return observing.job(await self._made(kube.jobs(namespace), job, benchmark))
+                await self._made(paths.config_maps(namespace), plan_map, benchmark)
+            return observing.job(await self._made(paths.jobs(namespace), job, benchmark))
         except NotOursError as error:
             return Refusal("NameTaken", str(error), is_final=False)
         except ApiError as error:
@@ -44,7 +45,7 @@ class Hands:
         None where the name is taken by what does not belong to the benchmark.
         """
         try:
-            made = await self._made(kube.config_maps(benchmark.key.namespace), manifest, benchmark)
+            made = await self._made(paths.config_maps(benchmark.key.namespace), manifest, benchmark)
         except NotOursError:
             return None
         data: Mapping[str, str] = made.get("data") or {}
@@ -61,7 +62,7 @@ class Hands:
     async def post(self, event: Manifest) -> None:
         """Post an event; one of its name was posted before."""
         try:
-            await self.api.create(kube.events(event["metadata"]["namespace"]), event)
+            await self.api.create(paths.events(event["metadata"]["namespace"]), event)
         except ApiError as error:
             if not (error.already_exists or error.is_forbidden or error.is_not_found):
                 raise
@@ -69,7 +70,7 @@ class Hands:
     async def patch_job(self, key: Key, patch: JobPatch) -> SeenJob | None:
         """Change a Job's spec; None where it is gone."""
         try:
-            return observing.job(await self.api.merge_patch(kube.jobs(key.namespace, patch.job), {"spec": patch.spec}))
+            return observing.job(await self.api.merge_patch(paths.jobs(key.namespace, patch.job), {"spec": patch.spec}))
         except ApiError as error:
             if error.is_not_found:
                 return None
@@ -79,7 +80,7 @@ class Hands:
         """Delete a benchmark whose time has come, and with it all that it owns; never one of its name made since."""
         options = {"preconditions": {"uid": benchmark.uid}, "propagationPolicy": "Background"}
         try:
-            await self.api.delete(kube.benchmarks(benchmark.key.namespace, benchmark.key.name), options)
+            await self.api.delete(paths.benchmarks(benchmark.key.namespace, benchmark.key.name), options)
         except ApiError as error:
             if not (error.is_not_found or error.is_conflict):
                 raise
@@ -88,7 +89,7 @@ class Hands:
         """Ask by a trial write whether a namespace is being deleted; nobody needs the right to read namespaces."""
         trial = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"generateName": "inferbench-trial-"}}
         try:
-            await self.api.create(kube.config_maps(namespace), trial, dryRun="All")
+            await self.api.create(paths.config_maps(namespace), trial, dryRun="All")
         except ApiError as error:
             return error.is_terminating or error.is_not_found
         return False
@@ -96,13 +97,13 @@ class Hands:
     async def why_no_pods(self, key: Key, job: SeenJob) -> Trouble | None:
         """Ask the Job controller's events why it could not make pods."""
         about = f"involvedObject.uid={job.uid},reason=FailedCreate"
-        found = (await self.api.list(kube.events(key.namespace), fieldSelector=about))["items"]
+        found = (await self.api.list(paths.events(key.namespace), fieldSelector=about))["items"]
         latest = max(found, key=lambda event: event.get("lastTimestamp") or "", default=None)
         return None if latest is None else refused_pods(latest.get("message") or "")
 
     async def _patch_status(self, benchmark: SeenBenchmark, change: dict[str, Any]) -> SeenBenchmark:
         same = {"op": "replace", "path": "/metadata/resourceVersion", "value": benchmark.resource_version}
-        path = kube.benchmarks(benchmark.key.namespace, benchmark.key.name, "status")
+        path = paths.benchmarks(benchmark.key.namespace, benchmark.key.name, "status")
         return observing.benchmark(await self.api.json_patch(path, [same, change]))
 
     async def _made(self, path: str, manifest: Manifest, benchmark: SeenBenchmark) -> dict[str, Any]:

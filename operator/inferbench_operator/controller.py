@@ -17,11 +17,12 @@ from inferbench_contract import plan as plans
 from inferbench_contract.errors import InferbenchError, PlanError, ResultError, SpecError
 from inferbench_contract.plan import Plan
 from inferbench_contract.spec import InferenceBenchmark
-from inferbench_operator import collect, jobs, kube, logs, standing
+from inferbench_operator import collect, jobs, logs, paths, standing
 from inferbench_operator import observed as observing
+from inferbench_operator.api_errors import ApiError
 from inferbench_operator.apply import Hands
 from inferbench_operator.cache import Cache
-from inferbench_operator.kube import Api, ApiError
+from inferbench_operator.kube import Api
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Attempt, Key, Observed, Refusal, SeenBenchmark, SeenJob, Shard, Trouble
 from inferbench_operator.reconcile import Decision, NewShard, Written, decide
@@ -222,7 +223,7 @@ class Controller:
 
     async def _config_map(self, key: Key, name: str) -> dict[str, str] | None:
         try:
-            data: dict[str, str] = (await self._api.get(kube.config_maps(key.namespace, name))).get("data") or {}
+            data: dict[str, str] = (await self._api.get(paths.config_maps(key.namespace, name))).get("data") or {}
         except ApiError as error:
             if error.is_not_found:
                 return None

@@ -14,8 +14,9 @@ import kopf
 
 from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
-from inferbench_operator.kube import GROUP, VERSION, WATCH_CONNECT_SECONDS, WATCH_GRACE_SECONDS, WATCH_SECONDS, OnEvent
+from inferbench_operator.kube import WATCH_CONNECT_SECONDS, WATCH_GRACE_SECONDS, WATCH_SECONDS, OnEvent
 from inferbench_operator.observed import MANAGED_BY, Json, Key
+from inferbench_operator.paths import GROUP, VERSION
 from inferbench_operator.settings import Settings
 from inferbench_operator.workqueue import Queue
 

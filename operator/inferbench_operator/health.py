@@ -39,7 +39,7 @@ class WatchAges:
         self._heard = dict.fromkeys(watches, self._clock())
 
     def heard(self, resource: str, namespace: str | None = None) -> None:
-        """Note a sign of life; this is what `kube.watching_session` wants for `on_watch`."""
+        """Note a sign of life; this is what `connection.watching_session` wants for `on_watch`."""
         if (resource, namespace) in self._heard:
             self._heard[resource, namespace] = self._clock()
 

@@ -1,4 +1,4 @@
-"""The API server, spoken to in plain JSON: paths, requests that wait rather than fail, and errors that say what to do.
+"""The API server, spoken to in plain JSON, by requests that wait rather than fail.
 
 `Api` stands on the ApiClient of the official client for what is hard to get right (TLS, tokens, proxies) and leaves its
 generated models alone: importing `CoreV1Api` costs 90 MiB, and a model refuses fields that are newer than itself.
@@ -7,31 +7,22 @@ generated models alone: importing `CoreV1Api` costs 90 MiB, and a model refuses 
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, TypeVar
 
 import aiohttp
-import kopf
 import orjson
-from kubernetes.aio import config as kubernetes_config
-from kubernetes.aio.client.api_client import ApiClient
-from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
-from kubernetes.aio.config.incluster_config import InClusterConfigLoader
 
 from inferbench_contract import __version__
-from inferbench_contract.errors import EnvironmentFault, InferbenchError
-from inferbench_operator.settings import Settings
+from inferbench_contract.errors import EnvironmentFault
+from inferbench_operator.api_errors import ApiError, error_of
+from inferbench_operator.paths import resource_of
 from inferbench_operator.throttle import Throttle
 
-GROUP = "inferbench.dev"
-VERSION = "v1alpha1"
 USER_AGENT = f"inferbench-operator/{__version__}"
 
 TIMEOUT_SECONDS = 30.0
@@ -61,16 +52,6 @@ WATCH_CONNECT_SECONDS = 10
 WATCH_SILENT_SECONDS = 70
 """kopf's own patience: the server sends a bookmark each minute, so a watch without one leads nowhere any more."""
 
-TRUST_ENVIRONMENT = False
-"""Whether HTTPS_PROXY and .netrc are heeded. An API server is behind no proxy but the kubeconfig's, and aiohttp would
-have a thread look into .netrc for each request, at twice the CPU time of the request itself (0.4 and 0.2 ms)."""
-
-MAX_CONNECTIONS = 0
-"""No limit: each namespace that is watched has two open for ever. What is asked besides, the throttle bounds."""
-
-SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
-"""Where Kubernetes mounts a pod's token."""
-
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
 MERGE_PATCH = "application/merge-patch+json"
@@ -78,169 +59,10 @@ MERGE_PATCH = "application/merge-patch+json"
 Json = dict[str, Any]
 OnRequest = Callable[[str, str, int, float], None]
 """Hears of every request: verb, resource, status (0: no answer), seconds."""
-OnWatch = Callable[[str], None]
-"""Hears that the watch of a resource is open."""
 OnEvent = Callable[[str, Json], None]
 """Hears of an event of a watch: ADDED, MODIFIED, DELETED or BOOKMARK, and the object."""
 
 Answer = TypeVar("Answer")
-
-
-# ---- paths ---------------------------------------------------------------------------------------
-
-
-def benchmarks(namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-    """Return the path of one benchmark, of all in a namespace, or (None) of all in the cluster."""
-    return _path(f"/apis/{GROUP}/{VERSION}", namespace, "inferencebenchmarks", name, subresource)
-
-
-def jobs(namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-    """Return the path of one Job, or of all."""
-    return _path("/apis/batch/v1", namespace, "jobs", name, subresource)
-
-
-def pods(namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
-    """Return the path of one pod, or of all."""
-    return _path("/api/v1", namespace, "pods", name, subresource)
-
-
-def config_maps(namespace: str | None, name: str | None = None) -> str:
-    """Return the path of one ConfigMap, or of all."""
-    return _path("/api/v1", namespace, "configmaps", name)
-
-
-def events(namespace: str | None, name: str | None = None) -> str:
-    """Return the path of one event, or of all: core/v1, which `kubectl describe` shows."""
-    return _path("/api/v1", namespace, "events", name)
-
-
-def _path(
-    root: str, namespace: str | None, plural: str, name: str | None = None, subresource: str | None = None
-) -> str:
-    place = [root, *(["namespaces", namespace] if namespace else []), plural]
-    return "/".join([*place, *([name] if name else []), *([subresource] if subresource else [])])
-
-
-def resource_of(path: str) -> tuple[str, bool]:
-    """Read a path back: `jobs` or `inferencebenchmarks/status`, and whether it names one object."""
-    parts = path.strip("/").split("/")
-    rest = parts[3:] if parts[0] == "apis" else parts[2:]
-    if len(rest) > 2 and rest[0] == "namespaces":
-        rest = rest[2:]
-    return "/".join([*rest[:1], *rest[2:3]]) or "discovery", len(rest) > 1
-
-
-# ---- errors --------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Cause:
-    """One of the reasons in a Status: which field, what kind of mistake, and the sentence about it."""
-
-    field: str
-    reason: str
-    message: str
-
-
-class ApiError(InferbenchError):
-    """The API server refused, or did not answer (`status` is 0). `reason` and `message` are its own words."""
-
-    def __init__(
-        self,
-        request: str,
-        status: int,
-        reason: str,
-        message: str,
-        retry_after: float | None = None,
-        causes: Sequence[Cause] = (),
-    ) -> None:
-        """Name the request (`POST /apis/...`) in the sentence."""
-        super().__init__(f"{request}: {status or 'no answer'} {reason}: {message}")
-        self.status = status
-        self.reason = reason
-        self.message = message
-        self.retry_after = retry_after
-        self.causes = tuple(causes)
-
-    @property
-    def is_unreachable(self) -> bool:
-        """Whether there was no answer, so that nobody knows what became of the request."""
-        return self.status == 0
-
-    @property
-    def is_unauthorized(self) -> bool:
-        """Whether the credentials are not valid (any more)."""
-        return self.status == 401
-
-    @property
-    def is_forbidden(self) -> bool:
-        """Whether it is not allowed: by RBAC, a quota, an admission policy, or because the namespace is going."""
-        return self.status == 403
-
-    @property
-    def is_terminating(self) -> bool:
-        """Whether the namespace is being deleted, so that nothing can be made in it."""
-        return any(cause.reason == "NamespaceTerminating" for cause in self.causes)
-
-    @property
-    def is_not_found(self) -> bool:
-        """Whether the object, or its namespace, is not there."""
-        return self.status == 404
-
-    @property
-    def is_conflict(self) -> bool:
-        """Whether the object has changed since it was read, or exists already."""
-        return self.status == 409
-
-    @property
-    def already_exists(self) -> bool:
-        """Whether the object to be made exists."""
-        return self.status == 409 and self.reason == "AlreadyExists"
-
-    @property
-    def is_gone(self) -> bool:
-        """Whether the page or version that was asked for is too old."""
-        return self.status == 410
-
-    @property
-    def is_busy(self) -> bool:
-        """Whether the server asked to come back later."""
-        return self.status == 429
-
-    @property
-    def is_lasting(self) -> bool:
-        """Whether the same request would be refused again, whoever sends it whenever: it has to be another one."""
-        return self.status in {400, 405, 413, 415, 422}
-
-
-def error_of(request: str, status: int, retry_after: str | None, body: bytes) -> ApiError:
-    """Read an answer that is none of 2xx; what is no Status (a proxy's page) is quoted."""
-    try:
-        told = orjson.loads(body)
-    except ValueError:
-        told = None
-    if not isinstance(told, dict) or told.get("kind") != "Status":
-        quoted = body[:200].decode(errors="replace").strip() or "no text"
-        return ApiError(request, status, "NoStatus", quoted, _seconds(retry_after))
-    details = told.get("details") or {}
-    causes = [_cause(cause) for cause in details.get("causes") or ()]
-    reason, message = str(told.get("reason") or "Unknown"), str(told.get("message") or "no message")
-    return ApiError(request, status, reason, message, _seconds(retry_after, details.get("retryAfterSeconds")), causes)
-
-
-def _cause(told: Mapping[str, Any]) -> Cause:
-    return Cause(*(str(told.get(key) or "") for key in ("field", "reason", "message")))
-
-
-def _seconds(*told: object) -> float | None:
-    """Read the first that is a number of seconds; a date, which HTTP allows too, is not what Kubernetes sends."""
-    for value in told:
-        if isinstance(value, int | str) and str(value).isdigit():
-            return float(value)
-    return None
-
-
-# ---- requests ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -496,124 +318,3 @@ def _event(request: str, line: bytes) -> tuple[str, Json]:
     if kind == "ERROR":
         raise error_of(request, int(thing.get("code") or 500), None, orjson.dumps(thing))
     return kind, thing
-
-
-# ---- connecting ----------------------------------------------------------------------------------
-
-
-async def connect(
-    settings: Settings, on_request: OnRequest = lambda *_: None, environment: Mapping[str, str] = os.environ
-) -> Api:
-    """Return the API of the cluster that this process belongs to, or that the kubeconfig names.
-
-    Raises:
-        EnvironmentFault: neither is there; says where it looked.
-    """
-    configuration = await configure(environment)
-
-    async def renew() -> None:
-        _copy_credentials(await configure(environment), configuration)
-
-    throttle = Throttle(settings.api_qps, settings.api_burst)
-    return Api(ApiClient(configuration), throttle, on_request, renew)
-
-
-async def configure(environment: Mapping[str, str] = os.environ, service_account: Path = SERVICE_ACCOUNT) -> Any:
-    """Read where the API server is and who we are: $KUBECONFIG, else the pod's service account, else ~/.kube/config.
-
-    In a pod the token is read again every minute, as it is exchanged every hour.
-
-    Raises:
-        EnvironmentFault: none of the three can be read.
-    """
-    configuration = Configuration(
-        client_session_kwargs={"trust_env": TRUST_ENVIRONMENT}, connection_pool_maxsize=MAX_CONNECTIONS
-    )
-    try:
-        if not environment.get("KUBECONFIG") and environment.get("KUBERNETES_SERVICE_HOST"):
-            token, authority = str(service_account / "token"), str(service_account / "ca.crt")
-            InClusterConfigLoader(token, authority, environ=environment).load_and_set(configuration)
-        else:
-            file = environment.get("KUBECONFIG") or str(Path.home() / ".kube/config")
-            await kubernetes_config.load_kube_config(
-                config_file=file, client_configuration=configuration, persist_config=False
-            )
-    except Exception as error:  # the loader raises whatever a malformed file makes it stumble over
-        why = " ".join(str(error).split())
-        raise EnvironmentFault(
-            f"There is no way to a Kubernetes API server: {why}. Run the operator in a pod with a service account, "
-            "or let KUBECONFIG name a kubeconfig file."
-        ) from error
-    return configuration
-
-
-def _copy_credentials(source: Any, target: Any) -> None:
-    """Give a configuration that is in use the token of one that was just read."""
-    target.api_key = source.api_key
-    target.refresh_api_key_hook = source.refresh_api_key_hook
-
-
-def connection_info(configuration: Any) -> kopf.ConnectionInfo:
-    """Say the same to kopf, for its `on.login`; call `configure` anew for each login, so that the token is fresh."""
-    scheme, _, token = configuration.api_key.get("BearerToken", "").strip().partition(" ")
-    return kopf.ConnectionInfo(
-        server=configuration.host,
-        ca_path=configuration.ssl_ca_cert,
-        insecure=not configuration.verify_ssl,
-        scheme=scheme.capitalize() or None,
-        token=token or None,
-        certificate_path=configuration.cert_file,
-        private_key_path=configuration.key_file,
-        proxy_url=configuration.proxy,
-        trust_env=TRUST_ENVIRONMENT,
-    )
-
-
-def watching_session(configuration: Any, on_request: OnRequest, on_watch: OnWatch) -> kopf.AiohttpSession:
-    """Return the same with kopf's session in it, which tells of kopf's own requests and of each watch that opens.
-
-    kopf tells of none of them. It owns the session, closes it and asks for another after the server refused its token.
-    """
-    info = connection_info(configuration)
-    session = aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, ssl=info.as_ssl_context()),
-        headers={"User-Agent": USER_AGENT, **info.as_http_headers()},
-        proxy=info.proxy_url,
-        trust_env=info.trust_env,
-        trace_configs=[_trace(on_request, on_watch)],
-    )
-    return kopf.AiohttpSession(server=info.server, aiohttp_session=session)
-
-
-def _trace(on_request: OnRequest, on_watch: OnWatch) -> aiohttp.TraceConfig:
-    def tell(context: SimpleNamespace, method: str, url: Any, status: int) -> None:
-        resource, _ = resource_of(url.path)
-        verb = _verb(method, url)
-        on_request(verb, resource, status, asyncio.get_running_loop().time() - context.began)
-        if verb == "watch" and status == 200:
-            on_watch(resource)
-
-    async def start(_: object, context: SimpleNamespace, __: object) -> None:
-        context.began = asyncio.get_running_loop().time()
-
-    async def end(_: object, context: SimpleNamespace, params: aiohttp.TraceRequestEndParams) -> None:
-        tell(context, params.method, params.url, params.response.status)
-
-    async def failed(_: object, context: SimpleNamespace, params: aiohttp.TraceRequestExceptionParams) -> None:
-        tell(context, params.method, params.url, 0)
-
-    trace = aiohttp.TraceConfig()
-    trace.on_request_start.append(start)
-    trace.on_request_end.append(end)
-    trace.on_request_exception.append(failed)
-    return trace
-
-
-def _verb(method: str, url: Any) -> str:
-    """Return Kubernetes' verb of a request; discovery, which names no resource, is a get."""
-    if url.query.get("watch") == "true":
-        return "watch"
-    resource, is_one = resource_of(url.path)
-    if method == "GET":
-        return "get" if is_one or resource == "discovery" else "list"
-    return {"POST": "create", "PUT": "update"}.get(method, method.lower())

@@ -10,7 +10,8 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from inferbench_operator.kube import Api, ApiError, Json, OnEvent
+from inferbench_operator.api_errors import ApiError
+from inferbench_operator.kube import Api, Json, OnEvent
 
 log = logging.getLogger(__name__)
 

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from inferbench_contract import plan as plans
-from inferbench_operator import apply, events, jobs, kube
+from inferbench_operator import apply, events, jobs, paths
 from inferbench_operator import observed as observing
+from inferbench_operator.api_errors import ApiError, Cause
 from inferbench_operator.apply import Hands
 from inferbench_operator.events import EventType
-from inferbench_operator.kube import ApiError, Cause
 from inferbench_operator.observed import Refusal
 from inferbench_operator.reconcile import JobPatch
 from tests.clusters import NOW, SETTINGS, UID, a_job, seen, wanted
@@ -57,7 +57,7 @@ def test_a_job_that_is_there_already_is_as_good_as_made():
 def test_a_job_of_that_name_that_is_not_ours_is_said_and_waited_for():
     store = Store()
     stranger = {**JOB, "metadata": {**JOB["metadata"], "ownerReferences": []}}
-    asyncio.run(store.create(kube.jobs("default"), stranger))
+    asyncio.run(store.create(paths.jobs("default"), stranger))
 
     found = begun(store)
 
@@ -118,7 +118,7 @@ def test_a_job_that_is_gone_needs_no_patch():
 def test_a_benchmark_is_deleted_and_one_of_its_name_that_was_made_since_is_not(uid, left):
     store = Store()
     raw = {"metadata": {"name": "example", "namespace": "default", "uid": uid}}
-    asyncio.run(store.create(kube.benchmarks("default"), raw))
+    asyncio.run(store.create(paths.benchmarks("default"), raw))
 
     asyncio.run(Hands(store).delete(BENCHMARK))
 
@@ -154,7 +154,7 @@ def test_the_latest_of_the_events_about_a_job_says_why_it_has_no_pods():
     store = Store()
     for name, at, message in [("a", "T2", "exceeded quota: new"), ("b", "T1", "exceeded quota: old")]:
         event = {"metadata": {"name": name}, "lastTimestamp": at, "message": message}
-        asyncio.run(store.create(kube.events("default"), event))
+        asyncio.run(store.create(paths.events("default"), event))
 
     found = asyncio.run(Hands(store).why_no_pods(BENCHMARK.key, a_job(PLAN)))
 
@@ -165,7 +165,7 @@ def test_the_latest_of_the_events_about_a_job_says_why_it_has_no_pods():
 def test_a_status_is_written_only_over_the_version_that_it_was_decided_from():
     store = Store()
     raw = {"metadata": {"name": "example", "namespace": "default", "uid": UID}}
-    stored = asyncio.run(store.create(kube.benchmarks("default"), raw))
+    stored = asyncio.run(store.create(paths.benchmarks("default"), raw))
     hands, before = Hands(store), observing.benchmark(stored)
 
     after = asyncio.run(hands.write_status(before, {"startTime": "x"}))

@@ -10,11 +10,11 @@ import pytest
 
 from inferbench_contract import plan as plans
 from inferbench_contract import shards
-from inferbench_operator import kube
 from inferbench_operator import observed as observing
+from inferbench_operator import paths
+from inferbench_operator.api_errors import ApiError, Cause
 from inferbench_operator.cache import Cache
 from inferbench_operator.controller import BlockedError, Controller
-from inferbench_operator.kube import ApiError, Cause
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Key
 from inferbench_operator.results_page import ResultsPage
@@ -23,7 +23,7 @@ from tests.clusters import NOW, SETTINGS, UID, a_message, wanted
 from tests.stores import Store
 
 KEY = Key("default", "example")
-PATH = kube.benchmarks("default", "example")
+PATH = paths.benchmarks("default", "example")
 BEGINNING = ["create jobs", "patch inferencebenchmarks/status", "create events"]
 END = ["create configmaps", "patch inferencebenchmarks/status", "create events", "patch jobs"]
 
@@ -83,7 +83,7 @@ class Life:
         for sweep in self.plan.sweeps:
             name = f"{job['metadata']['name']}-{sweep.index}"
             message = a_message(self.plan, sweep).decode()
-            self.store.objects[kube.pods("default", name)] = pod_of(job, sweep.index, name, message)
+            self.store.objects[paths.pods("default", name)] = pod_of(job, sweep.index, name, message)
         ended = {"type": "Complete", "status": "True", "lastTransitionTime": observing.written(NOW)}
         job["status"] = {"conditions": [ended]}
         self.hear()
@@ -208,7 +208,7 @@ def test_a_pod_whose_index_its_job_does_not_have_is_passed_over(place):
     life = Life()
     life.look()
     (job,) = life.store.of("jobs").values()
-    life.store.objects[kube.pods("default", "stranger")] = pod_of(job, place, "stranger", "{}")
+    life.store.objects[paths.pods("default", "stranger")] = pod_of(job, place, "stranger", "{}")
     life.measure()
 
     life.look()
@@ -271,7 +271,7 @@ def test_a_shard_whose_name_is_somebody_elses_gets_the_next_name():
     life.look()
     name = f"example-{life.plan.short_hash}-r0"
     stranger = {"metadata": {"name": name, "namespace": "default"}, "data": {}}
-    life.store.objects[kube.config_maps("default", name)] = stranger
+    life.store.objects[paths.config_maps("default", name)] = stranger
     life.measure()
 
     life.look()
@@ -286,7 +286,7 @@ def test_a_shard_of_ours_that_cannot_be_read_is_left_alone():
     life.look()
     name = f"example-{life.plan.short_hash}-r0"
     spoiled = {"metadata": {"name": name, "ownerReferences": [{"uid": UID}]}, "data": {"results.jsonl": "{]\n"}}
-    life.store.objects[kube.config_maps("default", name)] = spoiled
+    life.store.objects[paths.config_maps("default", name)] = spoiled
     life.measure()
 
     life.look()
@@ -398,7 +398,7 @@ def test_the_job_of_a_namespace_that_is_being_deleted_is_ended_once_its_pods_are
     pod = pod_of(job, 0, "stopped", "")
     pod["metadata"]["deletionTimestamp"] = observing.written(NOW)
     pod["status"] |= {"phase": "Failed"}
-    life.store.objects[kube.pods("default", "stopped")] = pod
+    life.store.objects[paths.pods("default", "stopped")] = pod
     gone = ApiError("POST", 403, "Forbidden", "being terminated", causes=[Cause("", "NamespaceTerminating", "")])
     life.store.refuse = lambda write: gone if is_leaving and write == "create configmaps" else None
 

@@ -5,198 +5,23 @@ from __future__ import annotations
 import asyncio
 import json
 import socket
-from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from kubernetes.aio.client.api_client import ApiClient
 from kubernetes.aio.client.configuration import Configuration
 from kubernetes.aio.config.config_exception import ConfigException
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_operator import kube
-from inferbench_operator.kube import Api, ApiError, Cause
-from inferbench_operator.settings import Settings
+from inferbench_operator import paths
+from inferbench_operator.api_errors import ApiError
+from inferbench_operator.kube import Api
 from inferbench_operator.throttle import Throttle
+from tests.scripted_server import FORBIDDEN, Answer, Server, served
 
-# ---- paths ---------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("path", "expected", "resource", "is_one"),
-    [
-        (
-            kube.benchmarks("team-a", "resnet50", "status"),
-            "/apis/inferbench.dev/v1alpha1/namespaces/team-a/inferencebenchmarks/resnet50/status",
-            "inferencebenchmarks/status",
-            True,
-        ),
-        (
-            kube.benchmarks(None),
-            "/apis/inferbench.dev/v1alpha1/inferencebenchmarks",
-            "inferencebenchmarks",
-            False,
-        ),
-        (kube.jobs("team-a"), "/apis/batch/v1/namespaces/team-a/jobs", "jobs", False),
-        (kube.jobs("team-a", "j-0"), "/apis/batch/v1/namespaces/team-a/jobs/j-0", "jobs", True),
-        (kube.pods("team-a"), "/api/v1/namespaces/team-a/pods", "pods", False),
-        (kube.pods(None), "/api/v1/pods", "pods", False),
-        (kube.config_maps("team-a", "r-0"), "/api/v1/namespaces/team-a/configmaps/r-0", "configmaps", True),
-        (kube.events("team-a"), "/api/v1/namespaces/team-a/events", "events", False),
-        ("/api/v1/namespaces", "/api/v1/namespaces", "namespaces", False),
-        ("/api/v1/namespaces/team-a", "/api/v1/namespaces/team-a", "namespaces", True),
-        ("/apis/batch/v1", "/apis/batch/v1", "discovery", False),
-        ("/version", "/version", "discovery", False),
-    ],
-)
-def test_a_path_reads_back_as_its_resource(path, expected, resource, is_one):
-    assert path == expected
-    assert kube.resource_of(path) == (resource, is_one)
-
-
-# ---- errors --------------------------------------------------------------------------------------
-
-FORBIDDEN = {
-    "kind": "Status",
-    "apiVersion": "v1",
-    "status": "Failure",
-    "message": "unable to create new content in namespace team-a because it is being terminated",
-    "reason": "Forbidden",
-    "details": {"causes": [{"reason": "NamespaceTerminating", "message": "it goes", "field": "metadata.namespace"}]},
-    "code": 403,
-}
-
-
-def test_an_error_carries_the_servers_own_words():
-    error = kube.error_of("POST /x", 403, None, json.dumps(FORBIDDEN).encode())
-
-    assert (error.status, error.reason) == (403, "Forbidden")
-    assert error.causes == (Cause("metadata.namespace", "NamespaceTerminating", "it goes"),)
-    assert error.is_terminating
-    assert str(error) == f"POST /x: 403 Forbidden: {FORBIDDEN['message']}"
-
-
-@pytest.mark.parametrize(
-    ("status", "reason", "question"),
-    [
-        (0, "Unreachable", "is_unreachable"),
-        (401, "Unauthorized", "is_unauthorized"),
-        (403, "Forbidden", "is_forbidden"),
-        (404, "NotFound", "is_not_found"),
-        (409, "Conflict", "is_conflict"),
-        (410, "Expired", "is_gone"),
-        (429, "TooManyRequests", "is_busy"),
-    ],
-)
-def test_a_status_answers_one_question_with_yes(status, reason, question):
-    error = ApiError("GET /x", status, reason, "so")
-    questions = ("unreachable", "unauthorized", "forbidden", "not_found", "conflict", "gone", "busy")
-
-    assert [f"is_{name}" for name in questions if getattr(error, f"is_{name}")] == [question]
-
-
-def test_what_exists_already_is_a_conflict_of_its_own_kind():
-    assert ApiError("POST /x", 409, "AlreadyExists", "").already_exists
-    assert not ApiError("POST /x", 409, "Conflict", "").already_exists
-
-
-@pytest.mark.parametrize("body", [b"<html>Bad gateway</html>", b"[1]", b'{"kind": "Pod"}'])
-def test_what_is_no_status_is_quoted(body):
-    error = kube.error_of("GET /x", 502, "3", body)
-
-    assert (error.status, error.reason, error.message, error.retry_after) == (502, "NoStatus", body.decode(), 3)
-
-
-@pytest.mark.parametrize(
-    ("header", "details", "expected"),
-    [
-        ("2", {}, 2),
-        (None, {"retryAfterSeconds": 5}, 5),
-        ("2", {"retryAfterSeconds": 5}, 2),
-        (None, {}, None),
-        ("Wed, 21 Oct 2026 07:28:00 GMT", {}, None),
-    ],
-)
-def test_when_to_come_back_stands_in_the_header_or_in_the_status(header, details, expected):
-    body = json.dumps({"kind": "Status", "details": details}).encode()
-
-    assert kube.error_of("GET /x", 429, header, body).retry_after == expected
-
-
-# ---- requests ------------------------------------------------------------------------------------
-
-
-@dataclass
-class Answer:
-    """What the server says to one request; `drop` closes the connection instead."""
-
-    status: int = 200
-    body: Any = field(default_factory=lambda: {"kind": "Thing"})
-    headers: dict[str, str] = field(default_factory=dict)
-    drop: bool = False
-    slow: bool = False
-
-
-@dataclass
-class Server:
-    """Plays a script, the last answer for ever, and remembers what it was asked."""
-
-    script: list[Answer]
-    requests: list[Any] = field(default_factory=list)
-    told: list[tuple[str, str, int]] = field(default_factory=list)
-    """What `on_request` heard."""
-    waits: list[float] = field(default_factory=list)
-    now: float = 0.0
-
-    async def answer(self, request):
-        body = await request.read()
-        self.requests.append(Asked(request.method, request.path, dict(request.query), request.headers, body))
-        told = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        if told.slow:
-            await asyncio.sleep(30)
-        if told.drop:
-            request.transport.close()
-        text = told.body if isinstance(told.body, str) else json.dumps(told.body)
-        return web.Response(status=told.status, text=text, headers=told.headers)
-
-    def hear(self, verb, resource, code, seconds):
-        assert 0 <= seconds < 10
-        self.told.append((verb, resource, code))
-
-    async def sleep(self, seconds):
-        self.waits.append(seconds)
-        self.now += seconds
-
-    def clock(self):
-        return self.now
-
-
-@dataclass
-class Asked:
-    """A request as it arrived."""
-
-    method: str
-    path: str
-    query: dict[str, str]
-    headers: Any
-    body: bytes
-
-    @property
-    def json(self):
-        return json.loads(self.body)
-
-
-@asynccontextmanager
-async def served(server):
-    """The server's address."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", server.answer)
-    async with TestServer(app) as running:
-        yield str(running.make_url("")).rstrip("/")
+# ---- requests --------------------------------------------------------------------------------------
 
 
 def ask(server, request, token=None, renew=None, timeout_seconds=5.0, before=None):
@@ -229,19 +54,19 @@ def refused(server, request, **how):
 
 
 def get(api):
-    return api.get(kube.jobs("team-a", "j-0"))
+    return api.get(paths.jobs("team-a", "j-0"))
 
 
 def create(api):
-    return api.create(kube.jobs("team-a"), {"kind": "Job"})
+    return api.create(paths.jobs("team-a"), {"kind": "Job"})
 
 
 def patch(api):
-    return api.merge_patch(kube.benchmarks("team-a", "b", "status"), {"status": {}})
+    return api.merge_patch(paths.benchmarks("team-a", "b", "status"), {"status": {}})
 
 
 def delete(api):
-    return api.delete(kube.jobs("team-a", "j-0"))
+    return api.delete(paths.jobs("team-a", "j-0"))
 
 
 VERBS = pytest.mark.parametrize("request_", [get, create, patch, delete])
@@ -268,14 +93,14 @@ OPERATIONS = [{"op": "test", "path": "/metadata/uid", "value": "u"}, {"op": "rem
         (create, "POST", "application/json", {"kind": "Job"}, ("create", "jobs", 200)),
         (patch, "PATCH", "application/merge-patch+json", {"status": {}}, ("patch", "inferencebenchmarks/status", 200)),
         (
-            lambda api: api.json_patch(kube.jobs("team-a", "j-0"), OPERATIONS),
+            lambda api: api.json_patch(paths.jobs("team-a", "j-0"), OPERATIONS),
             "PATCH",
             "application/json-patch+json",
             OPERATIONS,
             ("patch", "jobs", 200),
         ),
         (
-            lambda api: api.delete(kube.jobs("team-a", "j-0"), {"preconditions": {"uid": "u"}}),
+            lambda api: api.delete(paths.jobs("team-a", "j-0"), {"preconditions": {"uid": "u"}}),
             "DELETE",
             "application/json",
             {"preconditions": {"uid": "u"}},
@@ -297,7 +122,7 @@ def test_a_field_that_no_model_knows_travels_unchanged():
     body = {"spec": {"newerThanTheClient": {"a": None, "b": [True, 1.5]}}}
     server = Server([Answer(body=body)])
 
-    answer = ask(server, lambda api: api.create(kube.jobs("team-a"), body))
+    answer = ask(server, lambda api: api.create(paths.jobs("team-a"), body))
 
     assert server.requests[0].json == answer == body
 
@@ -483,7 +308,7 @@ def test_a_token_that_cannot_be_read_just_now_is_no_answer(error):
     assert type(error).__name__ in found.message
 
 
-# ---- lists ---------------------------------------------------------------------------------------
+# ---- lists -----------------------------------------------------------------------------------------
 
 
 def page(*names, more=None):
@@ -497,7 +322,7 @@ def page(*names, more=None):
 
 
 def listed(server, **query):
-    answer = ask(server, lambda api: api.list(kube.jobs("team-a"), **query))
+    answer = ask(server, lambda api: api.list(paths.jobs("team-a"), **query))
     return [item["metadata"]["name"] for item in answer["items"]], answer["metadata"]["resourceVersion"]
 
 
@@ -527,10 +352,10 @@ def test_a_page_that_has_become_too_old_makes_the_whole_list_be_read_at_once():
 
 
 def test_a_list_that_is_gone_even_in_one_piece_is_an_error():
-    assert refused(Server([Answer(410)]), lambda api: api.list(kube.jobs("team-a"))).is_gone
+    assert refused(Server([Answer(410)]), lambda api: api.list(paths.jobs("team-a"))).is_gone
 
 
-# ---- watches -------------------------------------------------------------------------------------
+# ---- watches ---------------------------------------------------------------------------------------
 
 ADDED = {"type": "ADDED", "object": {"kind": "Pod", "metadata": {"resourceVersion": "7"}}}
 BOOKMARK = {"type": "BOOKMARK", "object": {"kind": "Pod", "metadata": {"resourceVersion": "9"}}}
@@ -554,7 +379,7 @@ class Watching:
         def hear(kind, thing):
             self.said.append((kind, thing["metadata"]["resourceVersion"]))
 
-        await api.watch(kube.pods("team-a"), hear, lambda: self.said.append("open"), resourceVersion="3")
+        await api.watch(paths.pods("team-a"), hear, lambda: self.said.append("open"), resourceVersion="3")
 
 
 def test_a_watch_tells_of_its_opening_and_of_each_event_until_the_server_ends_it():
@@ -643,141 +468,3 @@ def test_a_stream_that_is_cut_is_told_from_a_refusal():
 
     assert watching.said == ["open", ("ADDED", "7")]
     assert error.is_unreachable
-
-
-# ---- connecting ----------------------------------------------------------------------------------
-
-KUBECONFIG = """\
-apiVersion: v1
-kind: Config
-current-context: here
-contexts: [{name: here, context: {cluster: c, user: u}}]
-clusters: [{name: c, cluster: {server: "https://10.0.0.1:6443", insecure-skip-tls-verify: true}}]
-users: [{name: u, user: {token: secret}}]
-"""
-
-
-def test_a_kubeconfig_says_where_the_server_is_and_who_we_are(tmp_path):
-    file = tmp_path / "config"
-    file.write_text(KUBECONFIG)
-
-    configuration = asyncio.run(kube.configure({"KUBECONFIG": str(file), "KUBERNETES_SERVICE_HOST": "10.9.9.9"}))
-    info = kube.connection_info(configuration)
-
-    assert configuration.host == "https://10.0.0.1:6443"
-    assert (info.server, info.scheme, info.token, info.insecure) == (configuration.host, "Bearer", "secret", True)
-
-
-@pytest.fixture
-def service_account(tmp_path):
-    (tmp_path / "token").write_text("secret\n")
-    (tmp_path / "ca.crt").write_text("certificate")
-    return tmp_path
-
-
-def test_a_token_that_was_exchanged_is_found_whatever_proxy_the_environment_names(tmp_path, monkeypatch):
-    """A proxy of the environment is for the world outside; the API server is inside."""
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
-    server = Server([Answer(401), Answer(body={"kind": "Job"})])
-    file = tmp_path / "config"
-
-    async def main():
-        async with served(server) as url:
-            file.write_text(KUBECONFIG.replace("https://10.0.0.1:6443", url).replace("secret", "old"))
-            api = await kube.connect(Settings(), server.hear, {"KUBECONFIG": str(file)})
-            file.write_text(file.read_text().replace("old", "new"))
-            try:
-                return await get(api)
-            finally:
-                await api.close()
-
-    assert asyncio.run(main()) == {"kind": "Job"}
-    assert [asked.headers["Authorization"] for asked in server.requests] == ["Bearer old", "Bearer new"]
-    assert server.told == [("get", "jobs", 401), ("get", "jobs", 200)]
-
-
-IN_A_POD = {"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}
-
-
-def test_in_a_pod_the_service_account_does(service_account):
-    info = kube.connection_info(asyncio.run(kube.configure(IN_A_POD, service_account)))
-
-    assert (info.server, info.scheme, info.token) == ("https://10.0.0.1:443", "Bearer", "secret")
-    assert info.ca_path == str(service_account / "ca.crt")
-    assert info.as_http_headers() == {"Authorization": "Bearer secret"}
-
-
-def test_every_login_reads_the_token_anew(service_account):
-    asyncio.run(kube.configure(IN_A_POD, service_account))
-    (service_account / "token").write_text("exchanged")
-
-    assert kube.connection_info(asyncio.run(kube.configure(IN_A_POD, service_account))).token == "exchanged"
-
-
-@pytest.mark.parametrize("content", [None, "", "just text", "a: [", "kind: Config"])
-def test_without_a_way_to_the_server_it_says_where_it_looked(tmp_path, content):
-    file = tmp_path / "config"
-    if content is not None:
-        file.write_text(content)
-
-    with pytest.raises(EnvironmentFault, match=r"There is no way to a Kubernetes API server: .*KUBECONFIG"):
-        asyncio.run(kube.configure({"KUBECONFIG": str(file)}))
-
-
-def test_a_pod_without_a_token_says_so(tmp_path):
-    with pytest.raises(EnvironmentFault, match="token file does not exist"):
-        asyncio.run(kube.configure(IN_A_POD, tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("token", "scheme", "rest"),
-    [
-        ("bearer abc\n", "Bearer", "abc"),
-        ("Bearer abc", "Bearer", "abc"),
-        ("Basic dTpw", "Basic", "dTpw"),
-        (None, None, None),
-    ],
-)
-def test_kopf_is_told_the_same_credentials(token, scheme, rest):
-    configuration = Configuration(host="https://10.0.0.1")
-    configuration.api_key = {"BearerToken": token} if token else {}
-
-    info = kube.connection_info(configuration)
-
-    assert (info.scheme, info.token) == (scheme, rest)
-
-
-def test_kopfs_own_requests_and_watches_are_heard_of():
-    server = Server([Answer(), Answer(), Answer(403), Answer(drop=True), Answer(drop=True), Answer()])
-    heard = []
-    asked = (
-        "/apis/batch/v1",
-        f"{kube.jobs(None)}?watch=true",
-        f"{kube.pods(None)}?watch=true",
-        kube.pods(None),
-        kube.jobs(None),
-    )
-
-    async def main():
-        async with served(server) as url:
-            configuration = Configuration(host=url)
-            configuration.api_key = {"BearerToken": "bearer secret"}
-            context = kube.watching_session(configuration, server.hear, heard.append)
-            assert context.server == url
-            async with context.aiohttp_session as session:
-                for path in asked:
-                    with suppress(aiohttp.ClientError):
-                        async with session.get(f"{url}{path}") as response:
-                            await response.read()
-
-    asyncio.run(main())
-
-    assert heard == ["jobs"], "the watch of pods was refused"
-    assert server.told == [
-        ("get", "discovery", 200),
-        ("watch", "jobs", 200),
-        ("watch", "pods", 403),
-        ("list", "pods", 0),
-        ("list", "jobs", 200),
-    ]
-    assert {asked.headers["Authorization"] for asked in server.requests} == {"Bearer secret"}

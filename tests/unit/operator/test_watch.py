@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from inferbench_operator import kube
-from inferbench_operator.kube import ApiError
+from inferbench_operator import paths
+from inferbench_operator.api_errors import ApiError
 from inferbench_operator.watch import Watch
 
-PODS = kube.pods("team-a")
+PODS = paths.pods("team-a")
 CUT = ApiError(f"WATCH {PODS}", 0, "Unreachable", "ServerDisconnectedError()")
 TOO_OLD = ApiError(f"WATCH {PODS}", 410, "Expired", "too old resource version: 7 (900)")
 
