@@ -86,7 +86,7 @@ def geometric_mean(values: Sequence[float]) -> Estimate | None:
 
 def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Estimate | None:
     """Estimate numerator / denominator from values by round; rounds that lack either side are left out."""
-    return from_logs([math.log(numerator[r] / denominator[r]) for r in sorted(numerator.keys() & denominator.keys())])
+    return from_logs([math.log(numerator[r] / denominator[r]) for r in numerator if r in denominator])
 
 
 def t_975(degrees_of_freedom: int) -> float:

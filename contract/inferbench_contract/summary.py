@@ -115,7 +115,7 @@ class Summary:
 def summarize(benchmark: InferenceBenchmark, plan: Plan, results: Iterable[SweepResult]) -> Summary:
     """Summarise what is there so far; more results only add to it, and their order does not matter."""
     spec = benchmark.spec
-    results = tuple(dict.fromkeys(results))
+    results = _distinct(results)
     reports = spec.accuracy.on_violation is OnViolation.REPORT
     table = cells.tabulate(plan, results, spec.baseline_strategy, rank_inaccurate=reports)
     best = {size: found for size in table.batch_sizes if (found := _best(table.at(size))) is not None}
@@ -132,6 +132,12 @@ def summarize(benchmark: InferenceBenchmark, plan: Plan, results: Iterable[Sweep
         environments=len({result.fingerprint for result in results if result.fingerprint}),
         spent=_spent(results),
     )
+
+
+def _distinct(results: Iterable[SweepResult]) -> tuple[SweepResult, ...]:
+    """Leave out what is there twice. Hashing every number of every cell is spared where no sweep is there twice."""
+    given = tuple(results)
+    return given if len({result.sweep for result in given}) == len(given) else tuple(dict.fromkeys(given))
 
 
 def failed_cells(summary: Summary, spec: BenchmarkSpec) -> int:

@@ -84,8 +84,8 @@ class Cache:
 
     def heard_pod(self, kind: str | None, raw: Json) -> Key | None:
         """Hear of a pod. One that ended stays known when it is deleted: its message may be nowhere else."""
-        key, pod = observing.benchmark_of(raw), _read(observing.pod, raw)
-        if key is None or pod is None or self.is_finished(key):
+        key = observing.benchmark_of(raw)
+        if key is None or self.is_finished(key) or (pod := _read(observing.pod, raw)) is None:
             return None
         family = self._family_for(key)
         before = family.pods.get(pod.uid)

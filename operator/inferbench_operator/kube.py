@@ -81,9 +81,32 @@ class _Counted:
     status: int = 0
 
 
-WATCH_TIMEOUT = aiohttp.ClientTimeout(
-    total=WATCH_SECONDS + WATCH_GRACE_SECONDS, sock_connect=WATCH_CONNECT_SECONDS, sock_read=WATCH_SILENT_SECONDS
-)
+WATCH_TIMEOUT = aiohttp.ClientTimeout(total=WATCH_SECONDS + WATCH_GRACE_SECONDS, sock_connect=WATCH_CONNECT_SECONDS)
+
+
+class _Silence:
+    """Gives a stream up in which nothing is heard for so long, by one timer: aiohttp sets its own anew at each read."""
+
+    def __init__(self, seconds: float, give_up: Callable[[], object]) -> None:
+        """Begin to listen."""
+        self._loop, self._seconds, self._give_up = asyncio.get_running_loop(), seconds, give_up
+        self.broken()
+        self._timer = self._loop.call_later(seconds, self._look)
+
+    def broken(self) -> None:
+        """Hear something."""
+        self._heard = self._loop.time()
+
+    def end(self) -> None:
+        """Listen no more."""
+        self._timer.cancel()
+
+    def _look(self) -> None:
+        left = self._heard + self._seconds - self._loop.time()
+        if left > 0:
+            self._timer = self._loop.call_later(left, self._look)
+        else:
+            self._give_up()
 
 
 class Api:
@@ -102,6 +125,7 @@ class Api:
         renew: Callable[[], Awaitable[object]] | None = None,
         sleep: Callable[[float], Awaitable[object]] = asyncio.sleep,
         timeout_seconds: float = TIMEOUT_SECONDS,
+        silent_seconds: float = WATCH_SILENT_SECONDS,
     ) -> None:
         """Take an ApiClient. `renew` makes it read its credentials again, after the server has refused them."""
         self._client = client
@@ -111,6 +135,7 @@ class Api:
         self._renew = renew
         self._sleep = sleep
         self._timeout_seconds = timeout_seconds
+        self._silent_seconds = silent_seconds
 
     async def get(self, path: str, **query: str | int) -> Json:
         """Read one object."""
@@ -149,16 +174,20 @@ class Api:
     async def watch(self, path: str, on_event: OnEvent, on_open: Callable[[], None], **query: str | int) -> None:
         """Tell of everything that happens to the objects of a kind, bookmarks included, until the server ends it.
 
-        An ERROR in the stream is raised like any other answer; `is_unreachable` tells that the stream was cut.
+        An ERROR in the stream is raised like any other answer; `is_unreachable` tells that the stream was cut, or that
+        nothing was heard in it for too long.
         """
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS, **query}
         response = await self._repeated(partial(self._open_watch, path, query), RETRY_DELAYS_SECONDS)
+        silence = _Silence(self._silent_seconds, response.close)
         try:
             on_open()
             with _as_api_error(f"WATCH {path}"):
                 async for line in response.content:
+                    silence.broken()
                     on_event(*_event(f"WATCH {path}", line))
         finally:
+            silence.end()
             response.close()
 
     async def close(self) -> None:

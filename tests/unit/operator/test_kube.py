@@ -24,7 +24,7 @@ from tests.scripted_server import FORBIDDEN, Answer, Server, served
 # ---- requests --------------------------------------------------------------------------------------
 
 
-def ask(server, request, token=None, renew=None, timeout_seconds=5.0, before=None):
+def ask(server, request, token=None, renew=None, before=None, **patience):
     """Let `request(api)` ask the server; the time that the client waits only passes in the script."""
 
     async def main():
@@ -38,7 +38,8 @@ def ask(server, request, token=None, renew=None, timeout_seconds=5.0, before=Non
 
             throttle = Throttle(1_000, 1_000, server.clock, server.sleep)
             client = ApiClient(configuration)
-            api = Api(client, throttle, server.hear, renewed if renew else None, server.sleep, timeout_seconds)
+            how = {"timeout_seconds": 5.0, **patience}
+            api = Api(client, throttle, server.hear, renewed if renew else None, server.sleep, **how)
             try:
                 return await request(api)
             finally:
@@ -467,4 +468,23 @@ def test_a_stream_that_is_cut_is_told_from_a_refusal():
     error = refused(server, watching)
 
     assert watching.said == ["open", ("ADDED", "7")]
+    assert error.is_unreachable
+
+
+def test_a_stream_in_which_nothing_is_heard_any_more_is_given_up():
+    server, watching = Server([]), Watching()
+
+    async def fall_silent(request):
+        response = web.StreamResponse()
+        await response.prepare(request)
+        for _ in range(3):
+            await asyncio.sleep(0.1)
+            await response.write(json.dumps(ADDED).encode() + b"\n")
+        await asyncio.sleep(30)
+        return response
+
+    server.answer = fall_silent
+    error = refused(server, watching, silent_seconds=0.2)
+
+    assert watching.said == ["open", *[("ADDED", "7")] * 3]
     assert error.is_unreachable
