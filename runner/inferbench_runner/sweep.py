@@ -26,7 +26,7 @@ from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
 from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Cell, Device, Outcome
-from inferbench_runner import backends, circumstances, environment, process, sinks, watching, work
+from inferbench_runner import backends, circumstances, environment, privacy, process, sinks, watching, work
 from inferbench_runner.environment import Environment
 from inferbench_runner.process import Ended, Stopped, Watch
 from inferbench_runner.task import Artifacts, CellTask
@@ -380,7 +380,8 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"
 
 def _environment(threads: int) -> Mapping[str, str]:
     """Return a child's environment. PYTHONSAFEPATH: no module of the current folder may stand in for a library's."""
-    return {**os.environ, "PYTHONSAFEPATH": "1", **dict.fromkeys(THREAD_VARIABLES, str(threads))}
+    told = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    return {**os.environ, **privacy.VARIABLES, "PYTHONSAFEPATH": "1", **told}
 
 
 def _keep_log(place: Place, name: str, ended: Ended) -> None:

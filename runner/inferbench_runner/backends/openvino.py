@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import environment, gate
+from inferbench_runner import environment, gate, privacy
 from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
 from inferbench_runner.backends._host import HostSession, as_answer
 from inferbench_runner.task import CellTask
@@ -157,6 +157,7 @@ def require_precision(precision: Precision, found: Sequence[Layer]) -> None:
 
 def _compiled(task: CellTask, file: Path) -> Any:
     """Compile a graph with its batch dimension fixed, for the shortest time of one call after the other."""
+    privacy.keep_openvino_quiet()
     import openvino
 
     core = openvino.Core()
