@@ -74,6 +74,11 @@ READING = (
     ),
 )
 
+READING_ENERGY = (
+    "The energy of an input is that of the whole GPU, what it takes when idle included, over the inputs of the same "
+    "seconds, with calls back to back; what else ran on the GPU is in it too."
+)
+
 OPEN_ROWS = 60
 OPEN_SIZES = 10
 """A longer table of cells is folded, and so are the sentences on more batch sizes."""
@@ -98,6 +103,11 @@ class View:
     def drawn(self) -> Drawn:
         """What the charts show."""
         return figures.select(self.summary, self.samples, self.limits.strategies, self.limits.panels)
+
+    @cached_property
+    def has_energy(self) -> bool:
+        """Whether a GPU counted the energy of some cell; without it nothing is said of energy."""
+        return any(row.energy_joules is not None for row in self.summary.table.rows.values())
 
     @property
     def told_sizes(self) -> tuple[int, ...]:
@@ -138,7 +148,7 @@ class Section:
 def _sections(view: View) -> Iterable[Section]:
     yield Section("answer", "Answer", _answer(view))
     yield Section("expectations", "Expectations", _expectations(view))
-    yield Section("reading", "How to read this", [tag("ul", *(tag("li", sentence) for sentence in READING))])
+    yield Section("reading", "How to read this", [tag("ul", *(tag("li", sentence) for sentence in _reading(view)))])
     yield Section("latency", "Latency", _latency(view))
     yield Section("throughput", "Throughput", _throughput(view))
     yield Section("speedup", "Speedup", _speedup(view))
@@ -149,6 +159,10 @@ def _sections(view: View) -> Iterable[Section]:
     yield Section("cells", "All cells", _cells(view))
     yield Section("method", "How it was measured", method.told(view.spec, view.summary))
     yield Section("environment", "Environment", _environment(view))
+
+
+def _reading(view: View) -> Sequence[str]:
+    return (*READING, READING_ENERGY) if view.has_energy else READING
 
 
 def _head(view: View) -> Html:
@@ -275,7 +289,7 @@ def _name(cell: Cell) -> Html:
 
 def _best_table(view: View) -> Html:
     baseline = view.summary.table.baseline
-    headings = ("Batch", "Best strategy", "Latency", "Inputs/s", "Speedup", "Verdict", "Over the next", "Doubts")
+    headings = ("Batch", "Best strategy", *_number_headings(view), "Verdict", "Over the next", "Doubts")
     rows = [_best_row(view, view.summary.best[size]) for size in view.told_sizes]
     caption = f"Best at each batch size. Speedups and verdicts are against {baseline}; intervals are 95%."
     return table("best", caption, headings, rows)
@@ -294,12 +308,17 @@ def _best_row(view: View, best: Best) -> Sequence[object]:
     )
 
 
+def _number_headings(view: View) -> Sequence[str]:
+    return ("Latency", "Inputs/s", *(["Energy/input"] if view.has_energy else []), "Speedup")
+
+
 def _numbers(view: View, row: Row) -> Sequence[Html]:
-    """Write latency, throughput and speedup."""
+    """Write what `_number_headings` names."""
     is_baseline = row.may_rank and row.cell.strategy == view.summary.table.baseline
     return (
         _quiet(sentences.latency(row.latency)),
         _quiet(figures.inputs_per_second(row.throughput)),
+        *([join([sentences.energy(row.energy_joules)])] if view.has_energy else []),
         Html("1x") if is_baseline else _quiet(sentences.ratio(row.speedup)),
     )
 
@@ -469,7 +488,7 @@ def _cells(view: View) -> Sequence[Html]:
     every = view.summary.table
     each = max(1, view.limits.rows // len(every.batch_sizes))
     shown = [row for size in every.batch_sizes for row in sorted(every.at(size), key=_rank)[:each]]
-    headings = ("Strategy", "Batch", "Outcome", "Latency", "Inputs/s", "Speedup", "Verdict", "Doubts and reasons")
+    headings = ("Strategy", "Batch", "Outcome", *_number_headings(view), "Verdict", "Doubts and reasons")
     caption = f"By batch size, the quickest first. Speedups are over {every.baseline}; 1/4: in one of four rounds."
     body = table("every", caption, headings, [_cell(view, row) for row in shown])
     more = _more(len(every.rows) - len(shown), "cells are", "cells.csv")

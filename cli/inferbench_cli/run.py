@@ -35,7 +35,7 @@ CSV_HEADER = (
     "doubts", "rounds", "samples", "reason",
     "device_median_ns", "enqueue_median_ns", "relative_l2_parts_per_billion", "top1_agreement_basis_points",
     "prepare_first_ms", "prepare_ms", "warmup_ms", "memory_mib", "compile_cold_ms", "compile_warm_ms",
-    "error_ratio_milli",
+    "error_ratio_milli", "power_milliwatts", "energy_microjoules_per_input",
 )  # fmt: skip
 """The first eighteen are promised (design.md); the others follow, and more may."""
 
@@ -130,6 +130,8 @@ def _csv_row(row: Row, samples: Mapping[tuple[Cell, int], Any]) -> Iterable[str 
     yield max(row.values("memory_mib"), default=None)
     yield from (_compile_ms(row, was_cold=was_cold) for was_cold in (1, 0))
     yield next(iter(row.values("error_ratio_milli")), None)  # of the first round, which looks at all examples
+    yield _middle(row, "power_milliwatts")
+    yield None if row.energy_joules is None else round(1e6 * row.energy_joules)
 
 
 def _compile_ms(row: Row, *, was_cold: int) -> int | None:

@@ -19,9 +19,11 @@ from inferbench_contract.words import FAILED_OUTCOMES, Doubt, Judgement, Outcome
 if TYPE_CHECKING:
     from rich.console import Console
 
-COLUMNS = ("Batch", "Best strategy", "Latency", "Inputs/s", "Speedup", "Verdict", "Doubts")
-UNBROKEN = ("Batch", "Best strategy", "Inputs/s", "Verdict")
-NUMBERS = ("Batch", "Latency", "Inputs/s", "Speedup")
+ENERGY = "Energy/input"
+"""A column that is there where a GPU counted it."""
+COLUMNS = ("Batch", "Best strategy", "Latency", "Inputs/s", ENERGY, "Speedup", "Verdict", "Doubts")
+UNBROKEN = ("Batch", "Best strategy", "Inputs/s", ENERGY, "Verdict")
+NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
 STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UNDECIDED: "yellow"}
 
@@ -51,11 +53,18 @@ def _table(summary: Summary) -> Table:
     marks = _marks(summary)
     title = f"Best at each batch size; speedups are over {summary.table.baseline}, intervals are 95 %"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    for name in COLUMNS:
+    names = [name for name in COLUMNS if name != ENERGY or _has_energy(summary)]
+    for name in names:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
-    for size, best in sorted(summary.best.items()):
-        table.add_row(str(size), *_cells(best, marks, is_baseline=best.row.cell.strategy == summary.table.baseline))
+    for _, best in sorted(summary.best.items()):
+        told = _cells(best, marks, is_baseline=best.row.cell.strategy == summary.table.baseline)
+        by_name = dict(zip(COLUMNS, told, strict=True))
+        table.add_row(*(by_name[name] for name in names))
     return table
+
+
+def _has_energy(summary: Summary) -> bool:
+    return any(best.row.energy_joules is not None for best in summary.best.values())
 
 
 def _marks(summary: Summary) -> Mapping[Doubt, str]:
@@ -66,9 +75,11 @@ def _marks(summary: Summary) -> Mapping[Doubt, str]:
 
 def _cells(best: Best, marks: Mapping[Doubt, str], *, is_baseline: bool) -> Iterable[str]:
     row = best.row
+    yield str(row.cell.batch_size)
     yield str(row.cell.strategy)
     yield f"{sentences.duration(row.latency.value if row.latency else None)} {sentences.spread(row.latency)}"
     yield sentences.digits(row.throughput.value / 1000) if row.throughput else "-"
+    yield sentences.energy(row.energy_joules)
     yield _speedup(row, is_baseline=is_baseline)
     yield str(row.verdict or ("baseline" if is_baseline else "-"))
     yield ", ".join(marks[doubt] for doubt in row.lasting_doubts) or "none"

@@ -29,6 +29,10 @@ WORST_FIRST = (
 """A cell is what its worst round was: nobody should ship what crashes in one process of four."""
 
 
+Candidate = tuple[SweepResult, CellResult]
+"""What one sweep says of a cell."""
+
+
 @dataclass(frozen=True)
 class Row:
     """A cell over all its rounds. `outcome` is None while no round has given one."""
@@ -37,17 +41,14 @@ class Row:
     outcome: Outcome | None
     reason: str
     rounds: Mapping[int, CellResult]
-    """What each round gave, whatever it was."""
+    """What each round gave, whatever it was, rounds ascending."""
+    medians: Mapping[int, float]
+    """Median latency in nanoseconds of each round that has one, rounds ascending."""
     may_rank: bool
     """Whether it may be called best: measured, and accurate or allowed to be inaccurate."""
     speedup: Estimate | None = None
     """Baseline's latency over this one's, paired by round; None for the baseline itself."""
     verdict: Verdict | None = None
-
-    @cached_property
-    def medians(self) -> Mapping[int, float]:
-        """Median latency in nanoseconds of each round that has one."""
-        return {r: float(c.latency_median_ns) for r, c in sorted(self.rounds.items()) if c.latency_median_ns}
 
     @cached_property
     def latency(self) -> Estimate | None:
@@ -58,6 +59,20 @@ class Row:
     def throughput(self) -> Estimate | None:
         """Geometric mean over rounds of the back-to-back throughput, in thousandths of an input per second."""
         return evidence.geometric_mean([float(value) for value in self.values("throughput_milli_per_second")])
+
+    @cached_property
+    def energy_joules(self) -> float | None:
+        """Energy of the whole GPU for one input, back to back; None where no round counted it.
+
+        A watt over an input per second is a joule an input. In every round calls follow each other for the same time,
+        so the sum of powers over the sum of throughputs is all joules over all inputs.
+        """
+        counted = [
+            (result.power_milliwatts, result.throughput_milli_per_second)
+            for result in self.rounds.values()
+            if result.power_milliwatts and result.throughput_milli_per_second
+        ]
+        return sum(power for power, _ in counted) / sum(rate for _, rate in counted) if counted else None
 
     @cached_property
     def doubts(self) -> Mapping[Doubt, int]:
@@ -77,7 +92,7 @@ class Row:
 
     def values(self, field: str) -> tuple[int, ...]:
         """Return one field of every round that has it."""
-        found = (getattr(self.rounds[r], field) for r in sorted(self.rounds))
+        found = (getattr(result, field) for result in self.rounds.values())
         return tuple(value for value in found if value is not None)
 
 
@@ -90,12 +105,19 @@ class Table:
 
     def at(self, batch_size: int) -> tuple[Row, ...]:
         """Rows of one batch size."""
-        return tuple(row for row in self.rows.values() if row.cell.batch_size == batch_size)
+        return self._by_batch_size.get(batch_size, ())
 
     @cached_property
     def batch_sizes(self) -> tuple[int, ...]:
         """All batch sizes, ascending."""
-        return tuple(sorted({cell.batch_size for cell in self.rows}))
+        return tuple(sorted(self._by_batch_size))
+
+    @cached_property
+    def _by_batch_size(self) -> Mapping[int, tuple[Row, ...]]:
+        gathered: dict[int, list[Row]] = defaultdict(list)
+        for row in self.rows.values():
+            gathered[row.cell.batch_size].append(row)
+        return {size: tuple(rows) for size, rows in gathered.items()}
 
     def medians(self, cell: Cell) -> Mapping[int, float]:
         """Round medians of a cell in nanoseconds; empty when it has none or did not end as `Measured`."""
@@ -109,7 +131,7 @@ def tabulate(plan: Plan, results: Iterable[SweepResult], baseline: Strategy, *, 
     `rank_inaccurate` is `onViolation: Report`: inaccurate cells compete, and say what they are.
     """
     found = _by_cell(plan, results)
-    rows = {cell: _row(cell, found[cell], rank_inaccurate=rank_inaccurate) for cell in plan.measurable_cells}
+    rows = {cell: _row(cell, found.get(cell, {}), rank_inaccurate=rank_inaccurate) for cell in plan.measurable_cells}
     rows |= {cell: _unsupported(cell, reason) for cell, reason in plan.unsupported_cells.items()}
     compared = dict(_compared(Table(rows, baseline)))
     return Table({cell: compared[cell] for cell in rows}, baseline)
@@ -121,34 +143,40 @@ def worst(outcomes: Iterable[Outcome]) -> Outcome | None:
 
 
 def _by_cell(plan: Plan, results: Iterable[SweepResult]) -> Mapping[Cell, Mapping[int, CellResult]]:
-    candidates: dict[tuple[Cell, int], list[tuple[SweepResult, CellResult]]] = defaultdict(list)
+    """Return what counts of each cell, by round, rounds ascending."""
+    candidates: dict[Cell, dict[int, list[Candidate]]] = defaultdict(lambda: defaultdict(list))
     for result in results:
         sweep = plan.sweeps[result.sweep]
         for given in result.cells:
-            candidates[Cell(sweep.strategy, given.batch_size), sweep.round].append((result, given))
-    found: dict[Cell, dict[int, CellResult]] = defaultdict(dict)
-    for (cell, round_), repeated in candidates.items():
-        found[cell][round_] = min(repeated, key=_preference)[1]
-    return found
+            candidates[Cell(sweep.strategy, given.batch_size)][sweep.round].append((result, given))
+    return {
+        cell: {round_: _preferred(repeated) for round_, repeated in sorted(rounds.items())}
+        for cell, rounds in candidates.items()
+    }
 
 
-def _preference(candidate: tuple[SweepResult, CellResult]) -> tuple[bool, int, str]:
+def _preferred(repeated: Sequence[Candidate]) -> CellResult:
+    return repeated[0][1] if len(repeated) == 1 else min(repeated, key=_preference)[1]
+
+
+def _preference(candidate: Candidate) -> tuple[bool, int, str]:
     result, cell = candidate
     return cell.outcome is not Outcome.MEASURED, result.finished_ms or 0, repr(cell)
 
 
 def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool) -> Row:
     outcome = worst(result.outcome for result in rounds.values())
-    deciding = [result for _, result in sorted(rounds.items()) if result.outcome is outcome]
+    deciding = [result for result in rounds.values() if result.outcome is outcome]
     reason = deciding[0].reason if deciding else ""
     if reason and len(deciding) < len(rounds):
         reason = f"{reason} (in {len(deciding)} of {len(rounds)} rounds)"
     may_rank = outcome is Outcome.MEASURED or (rank_inaccurate and outcome is Outcome.INACCURATE)
-    return Row(cell, outcome, reason, dict(sorted(rounds.items())), may_rank)
+    medians = {place: float(result.latency_median_ns) for place, result in rounds.items() if result.latency_median_ns}
+    return Row(cell, outcome, reason, rounds, medians, may_rank)
 
 
 def _unsupported(cell: Cell, reason: str) -> Row:
-    return Row(cell, Outcome.UNSUPPORTED, reason, {}, may_rank=False)
+    return Row(cell, Outcome.UNSUPPORTED, reason, {}, {}, may_rank=False)
 
 
 def _compared(table: Table) -> Iterator[tuple[Cell, Row]]:

@@ -27,6 +27,9 @@ MAX_BYTES = 4096
 MAX_TEXT_CHARS = 1024
 """A reason longer than this is cut even where there is room."""
 
+ENOUGH_CHARS = 300
+"""Texts are not cut below this as long as there are numbers that can be spared."""
+
 MAX_HARDWARE_CHARS = 80
 MAX_FAULT_CHARS = 400
 """One sentence that names what is missing and what to do; it shares the room with the reasons of the cells."""
@@ -60,6 +63,8 @@ class CellResult:
     """Host time to start the same calls."""
     throughput_milli_per_second: int | None = None
     """Thousandths of an input per second, back to back."""
+    power_milliwatts: int | None = None
+    """Mean power of the whole GPU during the calls back to back, from its energy counter."""
     samples: int | None = None
     relative_l2_parts_per_billion: int | None = None
     top1_agreement_basis_points: int | None = None
@@ -121,7 +126,7 @@ class _Column:
     digits: int
     largest: int = LARGEST
     is_spared: bool = False
-    """Left out where 32 cells of the worst kind would not fit otherwise."""
+    """Left out where not everything fits; 32 cells of the worst kind do not."""
 
 
 COLUMNS = (
@@ -131,6 +136,7 @@ COLUMNS = (
     _Column("gpu", "device_median_ns", 5),
     _Column("enq", "enqueue_median_ns", 4),
     _Column("thr", "throughput_milli_per_second", 5, 10**15),
+    _Column("pow", "power_milliwatts", 4, 10**9, is_spared=True),
     _Column("n", "samples", 5, 10**9),
     _Column("l2", "relative_l2_parts_per_billion", 3, 10**11),
     _Column("top1", "top1_agreement_basis_points", 5, 10**4),
@@ -150,10 +156,11 @@ def encode(result: SweepResult) -> bytes:
     limit = MAX_TEXT_CHARS
     columns: tuple[_Column, ...] = COLUMNS
     while len(payload := _json(result, limit, columns).encode()) > MAX_BYTES:
-        if limit > 0:
-            limit = limit * 3 // 4
-        elif columns is COLUMNS:
-            columns = tuple(column for column in COLUMNS if not column.is_spared)
+        spared = [column for column in columns if column.is_spared]
+        if (shorter := limit * 3 // 4) >= ENOUGH_CHARS or (limit > 0 and not spared):
+            limit = shorter
+        elif spared:
+            columns = tuple(column for column in columns if column is not spared[-1])
         else:
             msg = f"sweep {result.sweep} has {len(result.cells)} cells; a plan gives a sweep at most 32"
             raise ValueError(msg)
@@ -329,8 +336,8 @@ def _cell(row: Mapping[str, Any], reasons: Sequence[str], sweep: Sweep, seen: Co
         raise ValueError(f"Duplicated: it stands there {seen[size]} times")
     outcome = OUTCOMES[_in_range("o", row["o"], len(OUTCOMES) - 1)]
     bits = _in_range("d", row.get("d", 0), (1 << len(DOUBTS)) - 1)
-    numbers = {column.field: _number(column, row.get(column.key)) for column in COLUMNS}
-    if outcome is Outcome.MEASURED and not numbers["latency_median_ns"]:
+    numbers = {column.field: _number(column, row[column.key]) for column in COLUMNS if column.key in row}
+    if outcome is Outcome.MEASURED and not numbers.get("latency_median_ns"):
         raise ValueError("WrongType: it is Measured but has no latency")
     return CellResult(
         batch_size=size,

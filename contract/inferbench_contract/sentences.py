@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.expectations import Judged
 from inferbench_contract.spec import Metric
@@ -9,6 +11,7 @@ from inferbench_contract.summary import Best, Summary
 from inferbench_contract.words import Judgement, Verdict
 
 NS_PER_UNIT = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
+J_PER_UNIT = (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6), ("nJ", 1e-9))
 
 
 def duration(nanoseconds: float | None) -> str:
@@ -17,6 +20,14 @@ def duration(nanoseconds: float | None) -> str:
         return "-"
     unit, size = _unit(nanoseconds)
     return f"{digits(nanoseconds / size)} {unit}"
+
+
+def energy(joules: float | None) -> str:
+    """Write an energy with three digits: `71.2 mJ`."""
+    if joules is None:
+        return "-"
+    unit, size = _unit(joules, J_PER_UNIT)
+    return f"{digits(joules / size)} {unit}"
 
 
 def digits(value: float) -> str:
@@ -127,9 +138,9 @@ def expectation(judged: Judged) -> str:
     return f"{judged.name}: {what}. ({judged.statement})"
 
 
-def _unit(nanoseconds: float) -> tuple[str, float]:
+def _unit(value: float, units: Sequence[tuple[str, float]] = NS_PER_UNIT) -> tuple[str, float]:
     """Choose the unit by the value as it will be written: 999,999 ns are 1.00 ms, not 1,000 µs."""
-    return next((unit for unit in NS_PER_UNIT if nanoseconds >= 0.9995 * unit[1]), NS_PER_UNIT[-1])
+    return next((unit for unit in units if value >= 0.9995 * unit[1]), units[-1])
 
 
 def _value(estimate: Estimate | None) -> float | None:

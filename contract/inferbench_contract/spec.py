@@ -327,7 +327,7 @@ class MeasurementSpec(Model):
     rounds: Rounds = 4
     """Fresh processes per cell: an even number (every second round is reversed), or 1 for a look without verdicts."""
     max_seconds_per_cell: Seconds = 3
-    """Time spent measuring a cell in one round."""
+    """Time spent measuring a cell in one round. From 8 on there is time for the energy of GPUs that count it."""
     warmup_max_seconds: Seconds = 8
     """Time after which a cell that has not settled is measured all the same, with the doubt Unsettled."""
 

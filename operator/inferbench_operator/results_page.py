@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 
 from inferbench_contract.cells import Row
 from inferbench_contract.spec import BenchmarkSpec, ModelSpec
@@ -168,7 +169,7 @@ def _expectations(subject: _Subject) -> Iterator[Sample]:
 
 def _best_info(subject: _Subject) -> Iterator[Sample]:
     if subject.best is not None:
-        yield _with(subject.labels, _of_cell(subject.best.row.cell)), 1
+        yield f"{subject.labels},{_cell_labels(subject.best.row.cell)}", 1
 
 
 def _best(read: Callable[[Row], float | None]) -> Callable[[_Subject], Iterator[Sample]]:
@@ -217,6 +218,10 @@ def _speedup(row: Row) -> float | None:
 
 def _memory(row: Row) -> float | None:
     return max(values) * 2**20 if (values := row.values("memory_mib")) else None
+
+
+def _energy(row: Row) -> float | None:
+    return row.energy_joules
 
 
 FAMILIES: Mapping[ResultsDetail, tuple[_Family, ...]] = {
@@ -319,6 +324,11 @@ FAMILIES: Mapping[ResultsDetail, tuple[_Family, ...]] = {
             "inferbench_cell_memory_peak_bytes",
             "Peak memory of the cell's process on the host: the largest of the rounds.",
             _each(_memory),
+        ),
+        _Family(
+            "inferbench_cell_energy_joules_per_input",
+            "Energy of the whole GPU for one input, back to back, over all rounds; only where the GPU counts it.",
+            _each(_energy),
         ),
     ),
 }
@@ -436,13 +446,15 @@ class ResultsPage:
 def _subject(namespace: str, name: str, published: Published) -> _Subject:
     labels = _labels({"namespace": namespace, "benchmark": name})
     rows = published.summary.table.rows.values() if published.summary else ()
-    return _Subject(published, labels, [(_with(labels, _of_cell(row.cell)), row) for row in rows if row.may_rank])
+    return _Subject(published, labels, [(f"{labels},{_cell_labels(row.cell)}", row) for row in rows if row.may_rank])
 
 
-def _of_cell(cell: Cell) -> dict[str, str]:
+@lru_cache(maxsize=4_096)
+def _cell_labels(cell: Cell) -> str:
+    """Return a cell's labels: benchmarks have most of their cells in common."""
     strategy = cell.strategy
     told = {"backend": strategy.backend, "precision": strategy.precision, "batch_size": cell.batch_size}
-    return {name: str(value) for name, value in told.items()}
+    return _labels({name: str(value) for name, value in told.items()})
 
 
 def _with(labels: str, more: Mapping[str, str]) -> str:

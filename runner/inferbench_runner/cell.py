@@ -78,11 +78,11 @@ def measure_cell(task: CellTask) -> CellResult:
     prepared_ms = circumstances.process_age_ms()
     before = circumstances.snapshot()
     measurement = measure(session, _limits(task), lambda progress: _tell_progress(tell, progress))
-    timed = _window(measurement)
+    when = _when(measurement)
     after = circumstances.snapshot()
     if task.samples is not None:
         sinks.write_samples(task.samples, measurement.timed.latencies_ns, measurement.timed.device_ns)
-    tell(stage="checking", **timed.told())
+    tell(stage="checking", **when)
     found = gate.check(session, _with_examples(task), full=task.round == 0)
     result = dataclasses.replace(
         numbers(measurement, task.batch_size),
@@ -94,10 +94,12 @@ def measure_cell(task: CellTask) -> CellResult:
     return judged(result, found, task)
 
 
-def _window(measurement: Measurement) -> guards.Window:
-    """Return when the timed calls were made, which have ended just now."""
+def _when(measurement: Measurement) -> dict[str, int]:
+    """Tell when the timed calls were made, and those of them back to back, which have ended just now."""
     end_ns = HOST_CLOCK()
-    return guards.Window(end_ns - measurement.timed.elapsed_ns - measurement.back_to_back.elapsed_ns, end_ns)
+    back_to_back = guards.Window(end_ns - measurement.back_to_back.elapsed_ns, end_ns)
+    every = guards.Window(back_to_back.begin_ns - measurement.timed.elapsed_ns, end_ns)
+    return every.told() | back_to_back.told(guards.BACK_TO_BACK_FROM)
 
 
 def _compile_times(session: Session) -> dict[str, Any]:
@@ -172,7 +174,9 @@ def _with_examples(task: CellTask) -> CellTask:
 
 def _limits(task: CellTask) -> stopping.Limits:
     measurement = task.measurement
-    return stopping.Limits.of_seconds(measurement.max_seconds_per_cell, measurement.warmup_max_seconds)
+    return stopping.Limits.of_seconds(
+        measurement.max_seconds_per_cell, measurement.warmup_max_seconds, counts_energy=task.counts_energy
+    )
 
 
 def _tell_progress(tell: Callable[..., None], progress: Progress) -> None:

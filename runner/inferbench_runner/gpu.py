@@ -50,7 +50,7 @@ class Reading:
     temperature_celsius: int | None = None
     power_milliwatts: int | None = None
     energy_millijoules: int | None = None
-    """Counted since the driver was loaded; of the whole card."""
+    """Counted since the driver was loaded; of the whole card, which says nothing about a slice of one."""
     memory_used_bytes: int | None = None
     """By anybody."""
     busy_percent: int | None = None
@@ -118,7 +118,7 @@ class Monitor:
             reasons=_named(self._reasons()),
             temperature_celsius=self._ask_card("nvmlDeviceGetTemperature", library.NVML_TEMPERATURE_GPU),
             power_milliwatts=self._ask_card("nvmlDeviceGetPowerUsage"),
-            energy_millijoules=self._ask_card("nvmlDeviceGetTotalEnergyConsumption"),
+            energy_millijoules=None if self._is_slice else self._ask_card("nvmlDeviceGetTotalEnergyConsumption"),
             memory_used_bytes=None if memory is None else memory.used,
             busy_percent=None if busy is None else busy.gpu,
             processes=None if processes is None else len(processes),

@@ -64,8 +64,9 @@ CLOCK_TOLERANCE: Final = 0.02
 
 
 MEASURED_FROM: Final = "measuredFrom"
+BACK_TO_BACK_FROM: Final = "backToBackFrom"
 MEASURED_TO: Final = "measuredTo"
-"""In what a cell process says: begin and end of its timed calls on the monotonic clock."""
+"""In what a cell process says: begin and end of its timed calls, and of those back to back, on the monotonic clock."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,14 +77,14 @@ class Window:
     end_ns: int
 
     @classmethod
-    def heard(cls, said: Mapping[str, Any]) -> Self | None:
+    def heard(cls, said: Mapping[str, Any], begin: str = MEASURED_FROM) -> Self | None:
         """Read what a cell process said (`told`); None where it crashed before, or said something else."""
-        begin_ns, end_ns = said.get(MEASURED_FROM), said.get(MEASURED_TO)
+        begin_ns, end_ns = said.get(begin), said.get(MEASURED_TO)
         return cls(begin_ns, end_ns) if isinstance(begin_ns, int) and isinstance(end_ns, int) else None
 
-    def told(self) -> dict[str, int]:
+    def told(self, begin: str = MEASURED_FROM) -> dict[str, int]:
         """Return what a cell process says when its timed calls are over."""
-        return {MEASURED_FROM: self.begin_ns, MEASURED_TO: self.end_ns}
+        return {begin: self.begin_ns, MEASURED_TO: self.end_ns}
 
     def of(self, readings: Iterable[Reading]) -> Sequence[Reading]:
         """Return the readings within it."""
@@ -128,6 +129,11 @@ class Energy:
     millijoules: int
     duration_ns: int
 
+    @property
+    def power_milliwatts(self) -> int:
+        """Return the mean power."""
+        return self.millijoules * NANOSECONDS_PER_SECOND // self.duration_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Seen:
@@ -136,6 +142,8 @@ class Seen:
     readings: Sequence[Reading] = ()
     window: Window | None = None
     """When the cell made its timed calls, as it said itself; None when it did not get so far."""
+    back_to_back: Window | None = None
+    """When it made those of them between which nothing is waited for."""
     idle: Sequence[Reading] = ()
     """From a time when nothing of ours used the GPU."""
     before: Anchor | None = None
@@ -145,7 +153,7 @@ class Seen:
 
 
 def judge(result: CellResult, precision: Precision, seen: Seen) -> CellResult:
-    """Add to a cell's doubts what was seen of the GPU. Cells without numbers have nothing to be doubted."""
+    """Add to a cell what was seen of the GPU: doubts and power. Cells without numbers have nothing to be doubted."""
     if result.outcome not in (Outcome.MEASURED, Outcome.INACCURATE):
         return result
     timed = seen.window.of(seen.readings) if seen.window is not None else ()
@@ -156,7 +164,14 @@ def judge(result: CellResult, precision: Precision, seen: Seen) -> CellResult:
         Doubt.ABOVE_ROOFLINE: is_above_roofline(result, precision, seen.work, seen.roofline)
         or is_not_waited_for(result),
     }
-    return replace(result, doubts=tuple(doubt for doubt in Doubt if doubt in result.doubts or found.get(doubt)))
+    doubts = tuple(doubt for doubt in Doubt if doubt in result.doubts or found.get(doubt))
+    return replace(result, doubts=doubts, power_milliwatts=power_milliwatts(seen))
+
+
+def power_milliwatts(seen: Seen) -> int | None:
+    """Return the card's mean power while calls followed each other; None where that was not counted for long enough."""
+    used = None if seen.back_to_back is None else energy(seen.back_to_back.of(seen.readings))
+    return None if used is None else used.power_milliwatts
 
 
 def throttle_reasons(readings: Sequence[Reading]) -> tuple[str, ...]:
@@ -228,4 +243,4 @@ def energy(readings: Sequence[Reading]) -> Energy | None:
     if len(told) < 2 or told[-1].at_ns - told[0].at_ns < MIN_ENERGY_NS:
         return None
     used = (told[-1].energy_millijoules or 0) - (told[0].energy_millijoules or 0)
-    return Energy(used, told[-1].at_ns - told[0].at_ns) if used >= 0 else None
+    return Energy(used, told[-1].at_ns - told[0].at_ns) if used > 0 else None

@@ -82,7 +82,7 @@ class TimedCalls:
 
 @dataclass(frozen=True, slots=True)
 class BackToBack:
-    """Calls of which only the last is waited for."""
+    """Calls of which only the last of a long row is waited for."""
 
     calls: int
     elapsed_ns: int
@@ -201,15 +201,21 @@ def _warm_up(session: Session, limits: stopping.Limits, on_progress: OnProgress)
 def _back_to_back(session: Session, timed: TimedCalls, limits: stopping.Limits) -> BackToBack:
     """Start calls without waiting between them, and wait once: what the device does when it never runs dry.
 
-    A synced call takes at least as long as one of many in a row, so this many of them end within their time.
+    A synced call takes at least as long as one of many in a row, so this many of them end within their time. For an
+    energy counter it is done again, at the pace seen so far, until it has lasted long enough: nobody can start seconds
+    of work at once and know when it ends. Waiting once a second or so lets the device run dry for some microseconds.
     """
     clock, enqueue = session.clock, session.enqueue
-    calls = max(MIN_BACK_TO_BACK_CALLS, limits.back_to_back_ns // max(1, stats.median(timed.latencies_ns)))
+    calls = elapsed_ns = 0
+    row = max(MIN_BACK_TO_BACK_CALLS, limits.back_to_back_ns // max(1, stats.median(timed.latencies_ns)))
     begin = clock()
-    for _ in repeat(None, calls):
-        enqueue()
-    session.synchronize()
-    return BackToBack(calls, clock() - begin)
+    while calls == 0 or elapsed_ns < limits.energy_ns:
+        for _ in repeat(None, row):
+            enqueue()
+        session.synchronize()
+        calls, elapsed_ns = calls + row, clock() - begin
+        row = min(row, 1 + (limits.energy_ns - elapsed_ns) * calls // max(1, elapsed_ns))
+    return BackToBack(calls, elapsed_ns)
 
 
 class _Loop:

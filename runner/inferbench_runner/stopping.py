@@ -49,6 +49,13 @@ CHECK_GROWTH = 1.25
 LATENCY_SHARE = 0.8
 """Of a cell's seconds; the rest is for back-to-back throughput."""
 
+LATENCY_LEAST_NS = SECOND_NS * 24 // 10
+"""What the energy counter leaves to single calls: no less than they have of the 3 s that a cell gets by default."""
+
+ENERGY_NS = SECOND_NS * 56 // 10
+"""Back to back for the energy counter. The first and the last reading within must lie 5 s apart (`guards`); readings
+come every 0.2 s and a little, so that up to as much is lost at each end."""
+
 
 class Settling(StrEnum):
     """What showed that the warm-up could end."""
@@ -75,21 +82,29 @@ class Limits:
     max_ns: int
     """All timed calls: those for latency and those for throughput."""
     warmup_max_ns: int
+    energy_ns: int = 0
+    """Back-to-back calls go on for at least this long, so that an energy counter tells what they took."""
 
     @classmethod
-    def of_seconds(cls, max_seconds_per_cell: int, warmup_max_seconds: int) -> Self:
-        """Make them from `measurement.maxSecondsPerCell` and `measurement.warmupMaxSeconds`."""
-        return cls(max_seconds_per_cell * SECOND_NS, warmup_max_seconds * SECOND_NS)
+    def of_seconds(cls, max_seconds_per_cell: int, warmup_max_seconds: int, *, counts_energy: bool = False) -> Self:
+        """Make them from `measurement.maxSecondsPerCell` and `measurement.warmupMaxSeconds`.
+
+        Where the GPU counts its energy and the cell has the time (from 8 s on), a part of it is for that.
+        """
+        max_ns = max_seconds_per_cell * SECOND_NS
+        has_time = max_ns - ENERGY_NS >= LATENCY_LEAST_NS
+        energy_ns = ENERGY_NS if counts_energy and has_time else 0
+        return cls(max_ns, warmup_max_seconds * SECOND_NS, energy_ns)
 
     @property
     def latency_max_ns(self) -> int:
         """The time for single synced calls."""
-        return round(self.max_ns * LATENCY_SHARE)
+        return min(round(self.max_ns * LATENCY_SHARE), self.max_ns - self.energy_ns)
 
     @property
     def back_to_back_ns(self) -> int:
-        """The time for throughput."""
-        return self.max_ns - self.latency_max_ns
+        """The time for throughput, in one go."""
+        return self.max_ns - round(self.max_ns * LATENCY_SHARE)
 
 
 def settling(windows: Sequence[Sequence[int]]) -> Settling | None:

@@ -138,7 +138,7 @@ def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: S
                 deliver(replace(result, in_flight=cell.batch_size))
                 seconds = max(0.0, deadline - time.monotonic()) / (len(missing) - place_in_line)
                 with _scratch() as scratch:
-                    task = _task(plan, sweep, cell, prepared, place, scratch)
+                    task = _task(plan, sweep, cell, prepared, place, scratch, counts_energy=watcher.counts_energy)
                     done = watcher.around(
                         partial(_run_cell, task, place, seconds), task.precision, work.read(prepared.reference)
                     )
@@ -249,7 +249,9 @@ def _scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _task(plan: Plan, sweep: Sweep, cell: Cell, artifacts: Artifacts, place: Place, scratch: Path) -> CellTask:
+def _task(
+    plan: Plan, sweep: Sweep, cell: Cell, artifacts: Artifacts, place: Place, scratch: Path, *, counts_energy: bool
+) -> CellTask:
     work = plan.work
     return CellTask(
         backend=sweep.strategy.backend,
@@ -264,6 +266,7 @@ def _task(plan: Plan, sweep: Sweep, cell: Cell, artifacts: Artifacts, place: Pla
         measurement=work.measurement,
         quantization=work.quantization,
         accuracy=work.accuracy,
+        counts_energy=counts_energy,
         artifacts=artifacts,
         cache=place.cache,
         result=scratch / "result.json",

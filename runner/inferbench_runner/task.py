@@ -53,6 +53,8 @@ class CellTask(BaseModel):
     """Where the cell writes its result (JSON), by atomic rename."""
     samples: Path | None
     """Where the cell writes its raw samples; None: nowhere."""
+    counts_energy: bool = False
+    """Whether the GPU counts what it takes from its supply: then calls may go on for long enough to tell."""
 
     @property
     def cell(self) -> Cell:

@@ -19,7 +19,7 @@ from inferbench_contract.words import Precision
 from inferbench_runner import cuda, gpu, guards, probes
 from inferbench_runner.cuda import Driver
 from inferbench_runner.gpu import Monitor, Reading, Sampler
-from inferbench_runner.guards import Anchor, Roofline, Seen, Window, Work
+from inferbench_runner.guards import BACK_TO_BACK_FROM, Anchor, Roofline, Seen, Window, Work
 
 IDLE_READINGS: Final = 3
 IDLE_SECONDS: Final = 0.3
@@ -71,15 +71,29 @@ class Watcher:
         if self._monitor is not None:
             self._monitor.close()
 
+    @property
+    def counts_energy(self) -> bool:
+        """Tell whether the GPU counts what it takes from its supply."""
+        return any(reading.energy_millijoules is not None for reading in self._idle)
+
     def around(self, run: Callable[[Hear], CellResult], precision: Precision, work: Work | None) -> CellResult:
-        """Run a cell and add what was seen of the GPU to its doubts. `run` is given what wants to hear the cell."""
+        """Run a cell and add what was seen of the GPU meanwhile. `run` is given what wants to hear the cell."""
         if self._monitor is None:
             return run(lambda _: None)
         before, said = self._anchor, dict[str, Any]()
         with Sampler(partial(self._show, self._monitor)) as sampler:
             result = run(said.update)
         self._anchor = self._probe()
-        seen = Seen(sampler.readings, Window.heard(said), self._idle, before, self._anchor, work, self._roofline)
+        seen = Seen(
+            readings=sampler.readings,
+            window=Window.heard(said),
+            back_to_back=Window.heard(said, BACK_TO_BACK_FROM),
+            idle=self._idle,
+            before=before,
+            after=self._anchor,
+            work=work,
+            roofline=self._roofline,
+        )
         return guards.judge(result, precision, seen)
 
     def _look(self, monitor: Monitor, index: int) -> Reading:

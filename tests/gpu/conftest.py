@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_runner import cuda
+from inferbench_runner import cuda, gpu
 
 PROGRAM = Path(sys.executable).with_name("inferbench")
 
@@ -95,6 +95,14 @@ def all_measured(rows: Rows) -> bool:
 def error(rows: Rows, cell: str) -> int:
     """How far a cell's answers are from the fp32 reference on the CPU, in billionths."""
     return int(rows[cell]["relative_l2_parts_per_billion"])
+
+
+def counts_energy(driver: cuda.Driver) -> bool:
+    """Tell whether the card tells what it takes from its supply."""
+    if (monitor := gpu.open_monitor(driver.uuid)) is None:
+        return False
+    with monitor:
+        return monitor.read().energy_millijoules is not None
 
 
 def has_the_four_numbers(row: Mapping[str, str]) -> bool:

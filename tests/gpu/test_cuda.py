@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import statistics
 import subprocess
+import time
 
 import numpy as np
 import pytest
@@ -15,6 +17,10 @@ MANY = 1 << 24
 
 ANCHOR_REPEATS = 5
 """A/A pairs of a quiet card; what differs between processes shows too."""
+
+
+ENERGY_SECONDS = 6
+"""A second more than the counter needs."""
 
 
 @pytest.fixture
@@ -126,6 +132,23 @@ class TestTelemetry:
         device.buffer(1 << 30)
 
         assert monitor.read().memory_used_bytes - before >= 1 << 30
+
+    def test_what_the_card_counts_is_what_it_says_it_takes(self, monitor, device):
+        """What it says lags, and is a sample, so that only a half or the double is a fault."""
+        if monitor.read().energy_millijoules is None:
+            pytest.skip("this GPU does not count its energy")
+        stream = device.stream()
+        source, target = device.buffer(256 << 20), device.buffer(256 << 20)
+        until = time.monotonic() + ENERGY_SECONDS
+        with Sampler(monitor.read) as sampler:
+            while time.monotonic() < until:
+                for _ in range(100):
+                    stream.copy(target, source)
+                stream.synchronize()
+
+        powers = [r.power_milliwatts for r in sampler.readings if r.power_milliwatts is not None]
+
+        assert 0.5 < guards.energy(sampler.readings).power_milliwatts / statistics.fmean(powers) < 2
 
 
 class TestProbes:

@@ -93,6 +93,13 @@ def bad_day(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     return ran
 
 
+def test_a_cell_says_when_it_made_its_calls_and_since_when_back_to_back(bad_day):
+    """For who has read the GPU meanwhile: clocks of all of them, energy of the last."""
+    (said,) = (told for told in bad_day.told if told.get("stage") == "checking" and told["batchSize"] == 1)
+
+    assert said["measuredFrom"] < said["backToBackFrom"] < said["measuredTo"]
+
+
 @pytest.mark.parametrize(
     ("fault", "outcome", "reason", "printed"),
     [

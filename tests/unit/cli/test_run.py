@@ -142,6 +142,22 @@ class TestCellsCsv:
 
         assert row["doubts"] == "Drifted:2;FewSamples:1"
 
+    def test_energy_is_what_the_rounds_took_together_for_an_input(self):
+        """300 W and 320 W at 4,000 inputs a second each are 77.5 mJ an input."""
+        milliwatts = (300_000, 320_000)
+
+        def latency_of(_, __, round_):
+            return measured(power_milliwatts=milliwatts[round_], throughput_milli_per_second=4_000_000)
+
+        (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
+
+        assert (row["power_milliwatts"], row["energy_microjoules_per_input"]) == ("320000", "77500")
+
+    def test_where_no_gpu_counted_it_there_is_no_energy(self):
+        (row,) = table_of(summary_of(scripted_benchmark(), lambda *_: 10))
+
+        assert (row["power_milliwatts"], row["energy_microjoules_per_input"]) == ("", "")
+
 
 class TestWriteAnswer:
     def test_it_is_the_same_whenever_it_is_written(self, tmp_path):

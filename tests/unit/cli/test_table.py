@@ -58,6 +58,23 @@ def test_the_answer_is_read_in_five_seconds():
     )
 
 
+def test_where_a_gpu_counted_it_the_energy_of_an_input_has_a_column():
+    """300 W at 4,000 inputs a second are 75 mJ an input."""
+
+    def latency_of(strategy, size, _):
+        milliwatts = 300_000 if size == 8 else None
+        latency_ms = 5 if strategy.precision == "fp16" else 10
+        return measured(size, latency_ms, throughput_milli_per_second=4_000_000, power_milliwatts=milliwatts)
+
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16"], batchSizes=[1, 8]), latency_of)
+    without = printed(scripted_benchmark(batchSizes=[1, 8]), lambda *_: 10)
+
+    assert re.search(r"^ *Batch +Best strategy +Latency +Inputs/s +Energy/input +Speedup ", text, re.MULTILINE)
+    assert re.search(r"^ *1 +fake/fp16 +5\.00 ms +4,000 +- +2\.00x ", text, re.MULTILINE)
+    assert re.search(r"^ *8 +fake/fp16 +5\.00 ms +4,000 +75\.0 mJ +2\.00x ", text, re.MULTILINE)
+    assert "Energy" not in without
+
+
 def test_sentences_are_one_line_each_where_no_terminal_wraps_them():
     text = printed(scripted_benchmark(precisions=["fp32", "fp16"], measurement=rounds(2)), lambda *_: 10, width=40)
 

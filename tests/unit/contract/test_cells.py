@@ -90,6 +90,28 @@ def test_a_throughput_is_the_geometric_mean_of_its_rounds():
     assert row.throughput.value == pytest.approx(1_000 * 8**0.5)
 
 
+def test_the_energy_of_an_input_is_all_joules_over_all_inputs():
+    """Two rounds of 6 s at 300 W and 240 W with 2,000 and 4,000 inputs a second: 3,240 J for 36,000 inputs."""
+    watts, rates = (300, 240), (2_000, 4_000)
+    told = (
+        measured(power_milliwatts=1000 * power, throughput_milli_per_second=1000 * rate)
+        for power, rate in zip(watts, rates, strict=True)
+    )
+
+    assert one_strategy(*told, None, None).energy_joules == pytest.approx((300 + 240) * 6 / ((2_000 + 4_000) * 6))
+
+
+def test_a_round_that_counted_no_energy_has_no_part_in_it():
+    counted = measured(power_milliwatts=100_000, throughput_milli_per_second=1_000_000)
+    others = (measured(throughput_milli_per_second=9_000_000), ended(Outcome.CRASHED), measured(power_milliwatts=0))
+
+    assert one_strategy(counted, *others).energy_joules == pytest.approx(0.1)
+
+
+def test_without_a_gpu_that_counts_there_is_no_energy():
+    assert one_strategy(10, 10, None, ended(Outcome.CRASHED)).energy_joules is None
+
+
 def test_calls_add_up_over_rounds():
     assert one_strategy(*(measured(samples=n) for n in (1, 20, 300, 4_000))).samples == 4_321
 

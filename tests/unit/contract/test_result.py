@@ -20,7 +20,11 @@ SWEEP = PLAN.sweeps[1]
 RESULT = a_result(
     PLAN,
     SWEEP,
-    [measured(1, 2.5), ended(Outcome.CRASHED, 8, "Signal: SIGSEGV"), measured(32, 80, doubts=(Doubt.DRIFTED,))],
+    [
+        measured(1, 2.5, power_milliwatts=312_500),
+        ended(Outcome.CRASHED, 8, "Signal: SIGSEGV"),
+        measured(32, 80, doubts=(Doubt.DRIFTED,)),
+    ],
     hardware="A processor, 4 threads",
     fingerprint="0123456789",
     prepare_ms=1234,
@@ -230,16 +234,35 @@ def test_32_cells_of_the_worst_kind_fit(letters, outcome):
     assert found.result.in_flight == LARGE[0]
 
 
-def test_what_is_spared_of_32_cells_of_the_worst_kind_is_there_of_31():
+def test_what_is_spared_of_32_cells_of_the_worst_kind_is_there_of_fewer():
     values = {column.field: widest(column) for column in results.COLUMNS}
     cells = [CellResult(size, Outcome.MEASURED, "", tuple(Doubt), **values) for size in LARGE]
 
-    sent = [results.encode(a_result(FULL, 0, kept)) for kept in (cells, cells[1:])]
-    whole, fewer = (decoded(payload, FULL, FULL.sweeps[0]) for payload in sent)
+    sent = {count: results.encode(a_result(FULL, 0, cells[:count])) for count in (32, 31, 29)}
+    found = {count: decoded(payload, FULL, FULL.sweeps[0]).result.cells for count, payload in sent.items()}
 
-    assert {cell.error_ratio_milli for cell in whole.result.cells} == {None}
-    assert None not in {cell.error_ratio_milli for cell in fewer.result.cells}
-    assert None not in {cell.memory_mib for cell in whole.result.cells}
+    spared = {c: {(r.power_milliwatts is None, r.error_ratio_milli is None) for r in found[c]} for c in found}
+    assert spared == {32: {(True, True)}, 31: {(False, True)}, 29: {(False, False)}}
+    assert None not in {cell.memory_mib for cell in found[32]}
+
+
+def test_numbers_that_can_be_spared_go_before_a_reason_loses_its_words():
+    numbers = {column.field: 123_456 for column in results.COLUMNS} | {"top1_agreement_basis_points": 9_950}
+    reason = "Inaccurate: " + "x" * 280
+    cells = [CellResult(size, Outcome.INACCURATE, reason, **numbers) for size in LARGE]
+
+    found = decoded(results.encode(a_result(FULL, 0, cells)), FULL, FULL.sweeps[0]).result
+
+    assert {cell.reason for cell in found.cells} == {reason}
+    assert {cell.error_ratio_milli for cell in found.cells} == {None}
+    assert None not in {cell.power_milliwatts for cell in found.cells}, "it goes last"
+
+
+def test_a_power_nobody_counted_takes_no_room():
+    uncounted = a_result(PLAN, SWEEP, [measured(1), measured(8)])
+
+    assert b'"pow":[312500,null,null]' in results.encode(RESULT)
+    assert b'"pow"' not in results.encode(uncounted)
 
 
 def test_32_failures_keep_what_was_tried_and_the_root_cause():
@@ -385,6 +408,8 @@ def test_padding_at_the_end_is_no_mistake(padding):
         pytest.param({"m": [1, None, 0]}, "has no latency", id="measured in no time"),
         pytest.param({"m": [1, None, None]}, "has no latency", id="measured without a number"),
         pytest.param({"n": [1, None, {}]}, "n is {}", id="a number that is an object"),
+        pytest.param({"pow": [None, None, -1]}, "pow is -1", id="a card that gives energy back"),
+        pytest.param({"pow": [None, None, 10**10]}, "pow is 10000000000", id="the power of a town"),
     ],
 )
 def test_a_cell_that_cannot_be_trusted_is_left_out_and_named_and_the_others_stay(changes, problem):

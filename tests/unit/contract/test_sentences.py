@@ -56,6 +56,21 @@ def test_a_duration_has_three_digits_in_the_unit_that_suits_it(nanoseconds, expe
     assert sentences.duration(nanoseconds) == expected
 
 
+@pytest.mark.parametrize(
+    ("joules", "expected"),
+    [
+        (None, "-"),
+        (0.0712, "71.2 mJ"),
+        (0.000_85, "850 µJ"),
+        (0.999_7, "1.00 J"),
+        (2e-8, "20.0 nJ"),
+        (1_234, "1,234 J"),
+    ],
+)
+def test_an_energy_has_three_digits_in_the_unit_that_suits_it(joules, expected):
+    assert sentences.energy(joules) == expected
+
+
 @given(st.floats(1, 1e15))
 def test_a_duration_is_right_to_its_last_digit(nanoseconds):
     number, unit = sentences.duration(nanoseconds).split()

@@ -184,6 +184,19 @@ def test_a_cells_p99_is_the_largest_of_its_rounds():
     assert samples(page, "cell_latency_p99_seconds") == {("fake", "fp32", "1"): 0.004}
 
 
+def test_the_energy_of_an_input_is_told_of_cells_where_it_was_counted():
+    """300 W at 4,000 inputs a second are 75 mJ an input."""
+
+    def told(strategy, size, _):
+        milliwatts = 300_000 if strategy == ONNXRUNTIME else None
+        return measured(size, throughput_milli_per_second=4_000_000, power_milliwatts=milliwatts)
+
+    page = a_page(it=published(three_backends(), told))
+
+    assert samples(page, "cell_energy_joules_per_input") == {("onnxruntime", "fp32", "1"): 0.075}
+    assert b"energy" not in a_page(it=finished()).render()
+
+
 def test_the_baseline_has_no_speedup():
     speedups = samples(a_page(it=finished()), "cell_speedup_ratio")
 

@@ -93,6 +93,9 @@ class TestRead:
 
         assert (reading.sm_mhz, reading.temperature_celsius) == (1980, 45)
 
+    def test_a_slice_is_not_told_what_its_card_takes_with_all_its_other_slices(self):
+        assert monitor(uuid=f"MIG-{UUID}", is_slice=True).read().energy_millijoules is None
+
 
 class TestCard:
     def test_how_it_is_set_up_is_told(self):

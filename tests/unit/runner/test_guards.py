@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import accumulate
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from inferbench_contract.words import Doubt, Outcome, Precision
-from inferbench_runner import guards
+from inferbench_runner import gpu, guards, stopping
 from inferbench_runner.gpu import Reading
 from inferbench_runner.guards import Anchor, Roofline, Seen, Window, Work
 from tests.results import ended, measured
@@ -220,11 +221,76 @@ class TestEnergy:
             pytest.param(used(*[None] * 8), id="no counter"),
             pytest.param(used(5_000, *[None] * 6), id="a single reading"),
             pytest.param(used(5_000, 1, 1, 1, 1, 1), id="a counter that began anew"),
+            pytest.param(used(*[5_000] * 6), id="a counter that stands still"),
             pytest.param([], id="nothing was read"),
         ],
     )
     def test_otherwise_there_is_none(self, seen):
         assert guards.energy(seen) is None
+
+    @given(st.integers(1_000, 1_000_000), st.lists(st.integers(100_000_000, 300_000_000), min_size=60, max_size=80))
+    def test_of_a_constant_power_whenever_it_is_read_the_energy_is_power_times_time(self, milliwatts, pauses_ns):
+        """The counter has whole millijoules, so that two of its readings are off by less than two."""
+        times = list(accumulate(pauses_ns))
+        found = guards.energy([Reading(at_ns, energy_millijoules=milliwatts * at_ns // SECOND) for at_ns in times])
+
+        assert found.duration_ns == times[-1] - times[0]
+        assert found.power_milliwatts == pytest.approx(milliwatts, abs=2)
+
+
+NO_COUNTER = [Reading(second * SECOND) for second in range(12)]
+
+
+class TestPower:
+    """A card that takes 100 W when idle and 300 W while calls follow each other, from second 3 to second 9."""
+
+    MILLIWATTS = 300_000
+
+    def readings(self, **others):
+        seconds = [tenth / 10 for tenth in range(0, 121, 2)]
+        used = [100 * at + 200 * min(max(at - 3, 0), 6) for at in seconds]
+        return [
+            Reading(round(at * SECOND), energy_millijoules=round(1000 * joules), **others)
+            for at, joules in zip(seconds, used, strict=True)
+        ]
+
+    def judged(self, back_to_back, result=None, **seen):
+        told = {"readings": self.readings(), "window": Window(0, 9 * SECOND)} | seen
+        return guards.judge(result or measured(), Precision.FP16, Seen(back_to_back=back_to_back, **told))
+
+    def test_it_is_that_of_the_calls_back_to_back_alone(self):
+        assert self.judged(Window(3 * SECOND, 9 * SECOND)).power_milliwatts == self.MILLIWATTS
+
+    def test_power_over_inputs_per_second_is_energy_over_inputs(self):
+        """300 W for 6 s are 1,800 J; 2,000 inputs a second are 12,000 of them: 150 mJ each."""
+        result = self.judged(Window(3 * SECOND, 9 * SECOND), measured(throughput_milli_per_second=2_000_000))
+
+        assert result.power_milliwatts / result.throughput_milli_per_second == pytest.approx(1800 / 12_000)
+
+    @pytest.mark.parametrize(
+        ("back_to_back", "seen"),
+        [
+            pytest.param(Window(3 * SECOND, 8 * SECOND - 1), {}, id="less than five seconds between the readings"),
+            pytest.param(None, {}, id="the cell did not say when"),
+            pytest.param(Window(9 * SECOND, 3 * SECOND), {}, id="it ended before it began"),
+            pytest.param(Window(3 * SECOND, 9 * SECOND), {"readings": NO_COUNTER}, id="the card does not count"),
+        ],
+    )
+    def test_otherwise_there_is_none(self, back_to_back, seen):
+        assert self.judged(back_to_back, **seen).power_milliwatts is None
+
+    def test_what_somebody_else_takes_is_in_it_and_the_cell_is_doubted(self):
+        result = self.judged(Window(3 * SECOND, 9 * SECOND), readings=self.readings(processes=2))
+
+        assert (result.power_milliwatts, result.doubts) == (self.MILLIWATTS, (Doubt.NOISY_NEIGHBOUR,))
+
+    def test_a_cell_cannot_claim_a_power_that_nobody_saw(self):
+        claimed = measured(power_milliwatts=1)
+
+        assert self.judged(None, claimed).power_milliwatts is None
+
+    def test_calls_go_on_for_long_enough_even_if_a_reading_is_lost_at_each_end(self):
+        assert stopping.ENERGY_NS >= guards.MIN_ENERGY_NS + 2 * gpu.PERIOD_SECONDS * SECOND
 
 
 class TestJudge:

@@ -144,6 +144,24 @@ def test_back_to_back_calls_are_waited_for_once():
     assert session.synchronizations == single_calls + 1
 
 
+def test_where_energy_is_counted_back_to_back_calls_last_for_5_6_s():
+    """Single calls take 5 ms, those in a row 4 ms each: rows of 1.6 / 0.005 = 320 calls, and a last one of the rest."""
+    session = ScriptedSession([4 * MILLISECOND], enqueue_ns=MILLISECOND)
+
+    measured = measure.measure(session, Limits.of_seconds(8, 8, counts_energy=True))
+
+    back_to_back = measured.back_to_back
+    assert stopping.ENERGY_NS <= back_to_back.elapsed_ns <= stopping.ENERGY_NS + 10 * MILLISECOND
+    assert session.synchronizations == session.calls - back_to_back.calls + 5
+    assert measured.timed.elapsed_ns + back_to_back.elapsed_ns <= 8 * SECOND
+
+
+def test_two_calls_that_last_longer_than_the_counter_needs_are_enough():
+    measured = measure.measure(ScriptedSession([4 * SECOND]), Limits.of_seconds(8, 8, counts_energy=True))
+
+    assert measured.back_to_back == BackToBack(2, 8 * SECOND)
+
+
 def test_throughput_counts_inputs_not_calls():
     """250 calls of 8 inputs in 2 s are 1,000 inputs per second."""
     assert BackToBack(250, 2 * SECOND).inputs_milli_per_second(batch_size=8) == 1_000_000
@@ -224,12 +242,15 @@ def test_a_call_that_takes_no_time_at_all_ends_too():
 @given(
     st.lists(st.integers(MILLISECOND, 3 * SECOND), min_size=1, max_size=300),
     st.none() | st.integers(1, MILLISECOND),
-    st.integers(1, 5),
     st.integers(1, 10),
+    st.integers(1, 10),
+    st.booleans(),
 )
-def test_whatever_calls_take_every_one_is_counted_and_the_limits_hold(durations, enqueue_ns, seconds, warm_up_seconds):
+def test_whatever_calls_take_every_one_is_counted_and_the_limits_hold(
+    durations, enqueue_ns, seconds, warm_up_seconds, counts_energy
+):
     session = ScriptedSession(durations, enqueue_ns)
-    limits = Limits.of_seconds(seconds, warm_up_seconds)
+    limits = Limits.of_seconds(seconds, warm_up_seconds, counts_energy=counts_energy)
 
     measured = measure.measure(session, limits)
 
@@ -241,6 +262,7 @@ def test_whatever_calls_take_every_one_is_counted_and_the_limits_hold(durations,
     assert warm_up.elapsed_ns <= max(limits.warmup_max_ns, 2 * longest, SECOND // 2) + longest
     assert timed.elapsed_ns <= max(limits.latency_max_ns, 4 * longest) + longest
     assert timed.elapsed_ns == sum(timed.latencies_ns)
+    assert measured.back_to_back.elapsed_ns >= limits.energy_ns
 
 
 def alternating(duration_ns):

@@ -117,6 +117,25 @@ def test_a_cell_spends_four_fifths_of_its_seconds_on_latency_and_one_on_throughp
     assert LIMITS.back_to_back_ns == 600 * MILLISECOND
 
 
+@pytest.mark.parametrize(
+    ("seconds", "counts_energy", "latency_s", "energy_s"),
+    [
+        pytest.param(3, True, 2.4, 0, id="by default there is no time for it"),
+        pytest.param(7, True, 5.6, 0, id="nor where single calls would have less than by default"),
+        pytest.param(8, True, 2.4, 5.6, id="from 8 s on there is"),
+        pytest.param(20, True, 14.4, 5.6, id="and single calls have the rest"),
+        pytest.param(40, True, 32, 5.6, id="but no more than four fifths"),
+        pytest.param(8, False, 6.4, 0, id="nobody counts energy"),
+    ],
+)
+def test_where_energy_is_counted_a_long_cell_leaves_time_for_it(seconds, counts_energy, latency_s, energy_s):
+    limits = Limits.of_seconds(seconds, 8, counts_energy=counts_energy)
+
+    assert limits.latency_max_ns == round(latency_s * SECOND)
+    assert limits.energy_ns == round(energy_s * SECOND)
+    assert limits.back_to_back_ns == seconds * SECOND // 5
+
+
 @given(st.integers(1, 3600))
 def test_all_looks_at_the_calls_together_cost_no_more_than_about_five_at_the_end(seconds):
     """Each look costs what there is to look at, so their sum is bounded: no quadratic work between timed calls."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from itertools import count
 from pathlib import Path
+from threading import Event
 
 import pytest
 
@@ -13,10 +15,12 @@ from inferbench_runner import gpu, watching
 from inferbench_runner.guards import Window, Work
 from inferbench_runner.watching import Watcher
 from tests.fake_cuda import FakeNvml
+from tests.fakes import SECOND
 from tests.results import ended, measured
 
 UUID = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 LONG = 10**18
+PATIENCE_SECONDS = 60
 
 
 class Probes:
@@ -89,6 +93,38 @@ def test_the_anchor_runs_once_between_two_cells_and_never_beside_one(watch):
         around(watcher, run)
 
     assert probes.started == ["probes", "anchor", "cell", "anchor", "cell", "anchor"]
+
+
+@pytest.mark.parametrize(
+    ("answers", "expected"),
+    [
+        pytest.param({}, True, id="a card that counts"),
+        pytest.param({"millijoules": None}, False, id="an old card"),
+        pytest.param({"uuid": f"MIG-{UUID}", "is_slice": True}, False, id="a slice of a card"),
+    ],
+)
+def test_it_is_known_before_the_first_cell_whether_energy_is_counted(watch, answers, expected):
+    with watch(Probes(100), **answers) as watcher:
+        assert watcher.counts_energy is expected
+
+
+def test_a_cell_has_the_power_of_its_calls_back_to_back(tmp_path):
+    """A card that takes 250 W, read at the beginning and at the end of a cell, which are 6 s apart for its clock."""
+    library, times_ns, has_begun = FakeNvml(), count(0, 6 * SECOND), Event()
+
+    def now_ns():
+        at_ns = next(times_ns)
+        library.millijoules = 250_000 * at_ns // SECOND
+        return at_ns
+
+    def run(hear):
+        assert has_begun.wait(PATIENCE_SECONDS)
+        hear({"measuredFrom": 0, "backToBackFrom": 0, "measuredTo": LONG})
+        return measured()
+
+    monitor = gpu.open_monitor(UUID, library, clock=now_ns)
+    with Watcher(monitor, Probes(100, 100), tmp_path, lambda _: None, lambda _: has_begun.set()) as watcher:
+        assert around(watcher, run).power_milliwatts == 250_000
 
 
 @pytest.mark.parametrize(
