@@ -118,9 +118,7 @@ def with_examples(task: CellTask) -> CellTask:
 def main(task_file: str, seconds: str, answer_file: str) -> None:
     """Load, compare, write."""
     task = CellTask.model_validate_json(Path(task_file).read_bytes())
-    module = backends.find(task.backend)
-    assert module is not None, task.backend
-    session = module.load(task)
+    session = backends.find(task.backend).load(task)
     told = {"cell": str(task.cell), **compare(session, float(seconds)), **others(session, task)}
     Path(answer_file).write_text(json.dumps(told, indent=1))
 

@@ -7,14 +7,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from inferbench_cli.markup import Html, join, table, tag
-from inferbench_contract import sentences
+from inferbench_contract import capabilities, sentences
 from inferbench_contract.result import cut_in_the_middle
-from inferbench_contract.spec import BenchmarkSpec, Contract
+from inferbench_contract.spec import BenchmarkSpec, Contract, Layout
 from inferbench_contract.summary import Summary
 
 CONTRACTS = {
     Contract.DEVICE_RESIDENT: "inputs and outputs stay on the device",
     Contract.END_TO_END: "copies from and to the host count",
+}
+
+LAYOUTS = {
+    Layout.CONTIGUOUS: "PyTorch's strategies read images plane by plane (NCHW)",
+    Layout.CHANNELS_LAST: "PyTorch's strategies read images pixel by pixel (NHWC)",
 }
 
 LABELS = {
@@ -59,6 +64,8 @@ def _sentences(spec: BenchmarkSpec, summary: Summary) -> Iterable[str]:
         f"timed calls for at most {measurement.max_seconds_per_cell} s: {calls:,} timed calls in all."
     )
     yield f"Contract {measurement.contract}: {CONTRACTS[measurement.contract]}."
+    if capabilities.TORCH & {strategy.backend for strategy in spec.strategies}:
+        yield f"Layout {measurement.layout}: {LAYOUTS[measurement.layout]}; other backends choose theirs."
     yield (
         f"Each backend had {counted(threads, 'thread')}."
         if threads

@@ -319,11 +319,20 @@ class Contract(StrEnum):
     END_TO_END = "end-to-end"
 
 
+class Layout(StrEnum):
+    """How the PyTorch backends lay a batch of images out in memory, and the kernels of convolutions with it."""
+
+    CONTIGUOUS = "contiguous"
+    CHANNELS_LAST = "channels-last"
+
+
 class MeasurementSpec(Model):
     """How cells are measured."""
 
     contract: Contract = Contract.DEVICE_RESIDENT
     """device-resident: inputs and outputs stay on the device. end-to-end: copies from and to the host count."""
+    layout: Layout = Layout.CONTIGUOUS
+    """Of 4-D inputs and weights in PyTorch's backends. contiguous: plane by plane. channels-last: pixel by pixel."""
     rounds: Rounds = 4
     """Fresh processes per cell: an even number (every second round is reversed), or 1 for a look without verdicts."""
     max_seconds_per_cell: Seconds = 3
@@ -358,7 +367,7 @@ class Calibration(StrEnum):
 
 
 class QuantizationSpec(Model):
-    """How int8-static and fp8 are made; int8-dynamic finds its scales at every call."""
+    """How int8-static, and TensorRT's fp8, are made; int8-dynamic and PyTorch's fp8 find scales at every call."""
 
     calibration: Calibration = Calibration.MINMAX
     """minmax: every value seen is covered. percentile: all but 0.01 %. entropy: what loses least information."""
@@ -607,7 +616,7 @@ class BenchmarkSpec(Model):
     measurement: Annotated[MeasurementSpec, Field(validate_default=True)] = MeasurementSpec()
     """How cells are measured."""
     quantization: QuantizationSpec = QuantizationSpec()
-    """How int8-static and fp8 are made."""
+    """How int8-static, and fp8 in TensorRT, are made."""
     accuracy: AccuracySpec = AccuracySpec()
     """What a strategy has to keep of the fp32 reference's answers."""
     objective: Objective = Objective()

@@ -125,11 +125,10 @@ def _availability(backend: Backend, precision: Precision, device: Device) -> dic
 def _reason(strategy: Strategy, device: Device) -> str | None:
     """Say why a strategy does not work on this machine: never, or not with what is installed. None when it does."""
     never = support(strategy, device, ModelSource.TORCHVISION)
-    module = backends.find(strategy.backend)
-    if never is not None or module is None:
-        return never or "NotImplemented: this version of inferbench has no module for it"
+    if never is not None:
+        return never
     try:
-        return module.missing(strategy.precision, device)
+        return backends.find(strategy.backend).missing(strategy.precision, device)
     except EnvironmentFault as fault:
         return f"EnvironmentFault: {fault}"
 

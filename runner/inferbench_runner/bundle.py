@@ -291,7 +291,6 @@ def _write_programs(content: Content, folder: Path) -> None:
 
 def _described(task: CellTask, content: Content) -> dict[str, Any]:
     """Say what the artefact is and how it is run."""
-    module = backends.find(task.backend)
     return {
         "schemaVersion": SCHEMA_VERSION,
         "cell": str(task.cell),
@@ -303,7 +302,7 @@ def _described(task: CellTask, content: Content) -> dict[str, Any]:
         "session": dict(content.session),
         **content.more,
         "options": dict(task.options),
-        "versions": {"python": platform.python_version(), **(module.versions() if module is not None else {})},
+        "versions": {"python": platform.python_version(), **backends.find(task.backend).versions()},
     }
 
 

@@ -157,10 +157,7 @@ def failure(batch_size: int, error: BaseException) -> CellResult:
 
 
 def _load(task: CellTask) -> Session:
-    module = backends.find(task.backend)
-    if module is None:
-        raise Unsupported(f"NotImplemented: this version of inferbench has no module for {task.backend}")
-    return module.load(task)
+    return backends.find(task.backend).load(task)
 
 
 def _with_examples(task: CellTask) -> CellTask:

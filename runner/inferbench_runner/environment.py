@@ -41,6 +41,7 @@ LIBRARIES = (
 
 CPU_FLAGS = (
     "amx_bf16",
+    "amx_fp16",
     "amx_int8",
     "amx_tile",
     "asimddp",

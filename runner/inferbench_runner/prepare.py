@@ -100,8 +100,7 @@ class Refusal:
 
 def needed(model: ModelSpec, chosen: Sequence[Backend]) -> frozenset[Artifact]:
     """Return the artifacts that some backends read of a model; there are no weights beside an ONNX file."""
-    modules = [module for backend in chosen if (module := backends.find(backend)) is not None]
-    every = frozenset[Artifact]().union(*(module.ARTIFACTS for module in modules))
+    every = frozenset[Artifact]().union(*(backends.find(backend).ARTIFACTS for backend in chosen))
     return every - {Artifact.WEIGHTS} if model.onnx is not None else every
 
 

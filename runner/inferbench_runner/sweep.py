@@ -118,10 +118,7 @@ def _hardware(machine: Environment, plan: Plan) -> str:
 
 def _unsupported_here(plan: Plan, sweep: Sweep) -> str | None:
     """Ask the backend what it lacks on this machine."""
-    module = backends.find(sweep.strategy.backend)
-    if module is None:
-        return f"NotImplemented: this version of inferbench has no module for {sweep.strategy.backend}"
-    return module.missing(sweep.strategy.precision, plan.work.device)
+    return backends.find(sweep.strategy.backend).missing(sweep.strategy.precision, plan.work.device)
 
 
 def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: SweepResult) -> SweepResult:
@@ -192,8 +189,7 @@ class _Maker(Protocol):
 def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
     """Find the files that the backend reads, or have them made: the model's, then its graph at this precision."""
     backend = sweep.strategy.backend
-    module = backends.find(backend)
-    if module is None or not module.ARTIFACTS:
+    if not backends.find(backend).ARTIFACTS:
         return Artifacts()
     from inferbench_runner import convert, prepare
 
@@ -266,11 +262,11 @@ def _task(
         measurement=work.measurement,
         quantization=work.quantization,
         accuracy=work.accuracy,
-        counts_energy=counts_energy,
         artifacts=artifacts,
         cache=place.cache,
         result=scratch / "result.json",
         samples=None if place.samples is None else place.samples / f"{sweep.index}-{cell.batch_size}.json.gz",
+        counts_energy=counts_energy,
     )
 
 

@@ -24,9 +24,8 @@ def a_full_gpu():
 
 @pytest.mark.parametrize("backend", [Backend.TORCH_EAGER, Backend.ONNXRUNTIME, Backend.TENSORRT])
 def test_out_of_memory_is_the_outcome_of_the_batch_size_that_does_not_fit(run, a_full_gpu, backend):
-    module = backends.find(backend)
-    if module is None or (reason := module.missing(Precision.FP32, Device.GPU)) is not None:
-        pytest.skip("this backend is not here" if module is None else reason)
+    if (reason := backends.find(backend).missing(Precision.FP32, Device.GPU)) is not None:
+        pytest.skip(reason)
 
     rows = run(backends=[str(backend)], precisions=["fp32"], batchSizes=[1, TOO_LARGE])
 

@@ -6,7 +6,8 @@ import pytest
 
 from inferbench_contract.capabilities import TORCH, support
 from inferbench_contract.words import Device, ModelSource, Precision, Strategy
-from tests.gpu.conftest import all_measured, error, has_the_four_numbers, outcomes
+from inferbench_runner.backends import _linear
+from tests.gpu.conftest import all_measured, counts_energy, error, has_the_four_numbers, outcomes
 
 STRATEGIES = [
     (backend, precision)
@@ -29,9 +30,28 @@ def eager(run):
     return run(backends=["torch-eager"], precisions=["fp32", "tf32", "fp16", "bf16"])
 
 
+def test_a_cell_with_8_s_has_the_energy_of_an_input_and_one_with_less_has_none(run, driver):
+    """No card takes less than 5 W or more than 2 kW while it computes."""
+    if not counts_energy(driver):
+        pytest.skip("this GPU, or this slice of one, does not count its energy")
+    measurement = {"rounds": 1, "maxSecondsPerCell": 8, "warmupMaxSeconds": 2}
+
+    long = run(backends=["torch-eager"], precisions=["fp16"], batchSizes=[32], measurement=measurement)
+    short = run(backends=["torch-eager"], precisions=["fp16"], batchSizes=[32])
+
+    (row,), (without,) = long.values(), short.values()
+    joules = int(row["energy_microjoules_per_input"]) / 1e6
+    inputs_per_second = int(row["throughput_milli_per_second"]) / 1e3
+    assert 5 < joules * inputs_per_second < 2_000
+    assert joules * inputs_per_second == pytest.approx(int(row["power_milliwatts"]) / 1e3, rel=0.01)
+    assert without["energy_microjoules_per_input"] == ""
+
+
 @pytest.mark.parametrize(("backend", "precision"), STRATEGIES, ids=str)
-def test_every_strategy_that_is_said_to_work_works(run, backend, precision):
-    model = {"model": LINEAR} if precision is Precision.INT8_DYNAMIC else {}
+def test_every_strategy_that_is_said_to_work_works(run, torch, backend, precision):
+    if precision is Precision.FP8 and torch.cuda.get_device_capability() < _linear.FP8_CAPABILITY:
+        pytest.skip("this GPU has no fp8 products")
+    model = {"model": LINEAR} if precision in {Precision.INT8_DYNAMIC, Precision.FP8} else {}
     rows = run(backends=[str(backend)], precisions=[str(precision)], batchSizes=[1, 32], **model)
 
     assert all_measured(rows), outcomes(rows)
@@ -48,6 +68,17 @@ def test_fewer_bits_are_less_exact(eager):
     fp16, bf16 = error(eager, "torch-eager/fp16@8"), error(eager, "torch-eager/bf16@8")
 
     assert error(eager, "torch-eager/fp32@8") < fp16 < bf16
+
+
+def test_channels_last_answers_as_contiguous_does(run):
+    rows = run(
+        backends=sorted(map(str, TORCH)),
+        precisions=["fp16"],
+        batchSizes=[8],
+        measurement={"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 2, "layout": "channels-last"},
+    )
+
+    assert all_measured(rows), outcomes(rows)
 
 
 def test_end_to_end_there_are_four_numbers_too(run):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +17,7 @@ from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
 from inferbench_runner import backends, convert, cuda, prepare
-from inferbench_runner.backends import Artifact, FellBack, openvino, torch_aot_inductor
+from inferbench_runner.backends import Artifact, FellBack, _compiled, openvino, torch_aot_inductor
 from inferbench_runner.targets import Target
 from inferbench_runner.task import Artifacts, CellTask
 from tests.runner import shared, tiny
@@ -81,26 +83,28 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def a_task(folder, tmp_path_factory):
+def a_task(folder):
     """Makes the task of one cell of a small model, whose artifacts are there."""
-    return tasks_of(tiny.a_model(folder, planes=16), folder, frozenset(Artifact), shared.cache(tmp_path_factory))
+    return tasks_of(tiny.a_model(folder, planes=16), folder, frozenset(Artifact), shared.cache())
 
 
 @pytest.fixture(scope="module")
-def a_perceptron(folder, tmp_path_factory):
+def a_perceptron(folder):
     """Makes the task of one cell of a model that is nothing but Linear layers."""
     (folder / "perceptron.py").write_text(PERCEPTRON)
     model = ModelSpec.model_validate({"python": {"factory": "perceptron:make"}, "inputs": [IMAGE]})
     wanted = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
-    return tasks_of(model, folder, wanted, shared.cache(tmp_path_factory))
+    return tasks_of(model, folder, wanted, shared.cache())
 
 
 def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact], prepared: Path):
     """Prepare a model, and return what makes tasks of its cells; what these compile is in a cache of their own."""
     request = prepare.Request(model=model, model_folder=folder, cache=prepared, artifacts=wanted)
-    command = prepare.command(request, folder / "request.json", folder / "answer.json")
-    subprocess.run(command, capture_output=True, check=True)
-    made = prepare.read_answer(folder / "answer.json")
+    made = prepare.locate(request)
+    if made is None:
+        command = prepare.command(request, folder / "request.json", folder / "answer.json")
+        subprocess.run(command, capture_output=True, check=True)
+        made = prepare.read_answer(folder / "answer.json")
 
     def make(backend: Backend, precision: Precision = Precision.FP32, batch_size: int = 4, **options) -> CellTask:
         return CellTask(
@@ -124,10 +128,11 @@ def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact], prepar
     return make
 
 
-def run(*tasks: CellTask) -> list[dict]:
+def run(*tasks: CellTask, **environment: str) -> list[dict]:
     """Run cells one after the other in one process."""
     arguments = [sys.executable, "-c", CELLS, *(task.model_dump_json() for task in tasks)]
-    ended = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
+    more = {**os.environ, **environment}
+    ended = subprocess.run(arguments, env=more, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
 
@@ -178,15 +183,27 @@ def eager_cells(a_task, a_perceptron):
 
 
 @pytest.fixture(scope="module")
-def compiled_cells(a_task, a_perceptron):
+def compiler(folder):
+    """A folder with a g++ that writes down what it is asked."""
+    program = folder / "compiler/g++"
+    program.parent.mkdir()
+    program.write_text(f'#!/bin/sh\necho "$@" >>"$COMPILER_LOG"\nexec {shutil.which("g++")} "$@"\n')
+    program.chmod(0o755)
+    return program.parent
+
+
+@pytest.fixture(scope="module")
+def compiled_cells(a_task, a_perceptron, folder, compiler):
     """What compiled models answer: three that one process compiles, one at int8, and the first in a second process."""
     tasks = [
         a_task(Backend.TORCH_COMPILE),
         a_task(Backend.TORCH_COMPILE, batch_size=2, freezing=True),
         a_task(Backend.TORCH_COMPILE_MAX_AUTOTUNE, batch_size=3),
     ]
-    *cold, int8 = run(*tasks, a_perceptron(Backend.TORCH_COMPILE, Precision.INT8_DYNAMIC))
-    return cold, int8, run(tasks[0])
+    path = f"{compiler}:{os.environ['PATH']}"
+    tasks.append(a_perceptron(Backend.TORCH_COMPILE, Precision.INT8_DYNAMIC))
+    *cold, int8 = run(*tasks, PATH=path, COMPILER_LOG=str(folder / "first.log"))
+    return cold, int8, run(tasks[0], PATH=path, COMPILER_LOG=str(folder / "second.log"))
 
 
 class TestTorch:
@@ -214,6 +231,19 @@ class TestTorch:
         assert all(cell["notes"]["compileNanoseconds"] > 0 for cell in (*cold, *warm))
         assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
         assert max(cell["accuracy"]["relative_l2"] for cell in (*cold, *warm)) < 1e-5
+
+    def test_what_the_compiler_knows_of_vectors_is_asked_once_and_a_second_process_compiles_nothing(
+        self, compiled_cells, folder
+    ):
+        """The answer is an entry of the cache, beside the folders of cells, which hold nothing but their models."""
+        first, second = ((folder / name).read_text() for name in ("first.log", "second.log"))
+        sources = {file: file.read_text() for file in (folder / "cache").rglob("*.cpp")}
+        questions = {file.relative_to(folder).parts[1] for file, text in sources.items() if "_chk_kernel" in text}
+
+        assert len(list((folder / "cache" / _compiled.VECTORS).iterdir())) == 1
+        assert questions <= {_compiled.VECTORS}
+        assert " -shared " in first
+        assert " -shared " not in second
 
 
 @pytest.fixture(scope="module")

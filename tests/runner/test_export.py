@@ -13,6 +13,7 @@ import pytest
 
 from inferbench_runner import artifacts, environment, prepare
 from inferbench_runner.backends import Artifact
+from tests import documents
 from tests.programs import Place, place
 from tests.runner import shared, tiny
 
@@ -59,10 +60,11 @@ def measured(tmp_path_factory):
 
     In the folder for temporary files PyTorch finds the headers that it compiled before, whoever needed them.
     """
-    folders = {"INFERBENCH_CACHE": str(shared.cache(tmp_path_factory)), "TMPDIR": tempfile.gettempdir()}
+    folders = {"INFERBENCH_CACHE": str(shared.cache()), "TMPDIR": tempfile.gettempdir()}
     with place(tmp_path_factory.mktemp("export"), folders) as here:
         model = tiny.a_model(here.folder, planes=16).model_dump(mode="json", exclude_none=True)
         said = {"precisions": ["fp32", "int8-static"], "batchSizes": [BATCH], "backendOptions": {}, "cpu": ONE_THREAD}
+        said["measurement"] = {**documents.rounds(1), "layout": "channels-last"}
         backends = sorted({strategy.partition("/")[0] for strategy in STRATEGIES})
         file = here.write(model=model, backends=backends, exclude=LEFT_OUT, **said)
         done = here.run("run", file, "--output", here.folder / "out", patience_seconds=PATIENCE_SECONDS)

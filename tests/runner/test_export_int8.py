@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ STRATEGIES = {
     "torch-eager/int8-dynamic": "weights.pt",
     "torch-compile/int8-dynamic": "weights.pt",
     "torch-compile/int8-static": _int8_static.PROGRAM,
+    "torch-aot-inductor/int8-dynamic": "model.pt2",
     "torch-aot-inductor/int8-static": "model.pt2",
     "onnxruntime/int8-dynamic": "model.onnx",
 }
@@ -39,7 +41,6 @@ STRATEGIES = {
 
 LEFT_OUT = (
     ("torch-eager", "int8-static"),
-    ("torch-aot-inductor", "int8-dynamic"),
     ("onnxruntime", "int8-static"),
 )
 
@@ -72,9 +73,9 @@ def alone(*arguments, cwd):
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
-    """A model of Linear layers that was measured with every strategy."""
-    cache = {"INFERBENCH_CACHE": str(shared.cache(tmp_path_factory))}
-    with place(tmp_path_factory.mktemp("export-int8"), cache) as here:
+    """A model of Linear layers that was measured with every strategy; for the folders see test_export.py."""
+    folders = {"INFERBENCH_CACHE": str(shared.cache()), "TMPDIR": tempfile.gettempdir()}
+    with place(tmp_path_factory.mktemp("export-int8"), folders) as here:
         (here.folder / "perceptron.py").write_text(PERCEPTRON)
         image = {"name": "image", "shape": [3, 32, 32]}
         file = here.write(

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from inferbench_contract.spec import Calibration
+from inferbench_contract.spec import Calibration, Layout
 from inferbench_runner import artifacts, calibration, environment, onnx_models
-from inferbench_runner.backends import Arrays, FellBack, Unsupported
+from inferbench_runner.backends import Arrays, FellBack, Unsupported, _layout
 from inferbench_runner.calibration import Observer
 from inferbench_runner.task import CellTask
 
@@ -62,7 +62,8 @@ plain sums: they are no work to speak of."""
 
 LIBRARIES: Final = ("numpy", "pillow", "scikit-image", "torch", "torchao")
 MODULES: Final = tuple(
-    f"inferbench_runner.{name}" for name in ("backends._int8_static", "calibration", "inputs", "models", "photographs")
+    f"inferbench_runner.{name}"
+    for name in ("backends._int8_static", "backends._layout", "calibration", "inputs", "models", "photographs")
 )
 """What decides a program besides the model: the installed versions of libraries, and our own code as it is."""
 
@@ -89,6 +90,7 @@ def key(task: CellTask) -> str:
             "weights": task.artifacts.weights.parent.name,
             "inputs": artifacts.digest(task.artifacts.inputs / artifacts.MANIFEST),
             "calibration": task.quantization.calibration,
+            "layout": task.measurement.layout,
             **environment.makers(MODULES, LIBRARIES),
         }
     )
@@ -122,8 +124,14 @@ def _make_known() -> None:
 
 def quantised_layers(module: Any) -> Sequence[Any]:
     """Return the nodes of a program that multiply 8-bit numbers by 8-bit numbers."""
-    heavy = [node for node in module.graph.nodes if _name(node) in HEAVY]
-    return [node for node in heavy if all(_name(of).startswith("dequantize_per_") for of in node.args[:2])]
+    heavy = [node for node in module.graph.nodes if operator_name(node) in HEAVY]
+    return [node for node in heavy if all(operator_name(of).startswith("dequantize_per_") for of in node.args[:2])]
+
+
+def operator_name(node: Any) -> str:
+    """Return the plain name of a node's operator: `conv2d` of `aten.conv2d.default`."""
+    target = getattr(node, "target", None)
+    return getattr(getattr(target, "overloadpacket", target), "__name__", "")
 
 
 @contextmanager
@@ -142,12 +150,12 @@ def all_lowered(module: Any) -> Iterator[None]:
 
 def _to_be_lowered(module: Any) -> Mapping[str, int]:
     layers = [node for node in quantised_layers(module) if not _is_small(node)]
-    return {kind: sum(_name(node).startswith(kind) for node in layers) for kind in LOWERED}
+    return {kind: sum(operator_name(node).startswith(kind) for node in layers) for kind in LOWERED}
 
 
 def _is_small(layer: Any) -> bool:
     outputs, *others = layer.args[1].meta["val"].shape
-    return _name(layer) == "linear" and (outputs == 1 or max(outputs, *others) <= SMALL)
+    return operator_name(layer) == "linear" and (outputs == 1 or max(outputs, *others) <= SMALL)
 
 
 def _lowered(counters: Mapping[str, Mapping[str, int]]) -> Mapping[str, int]:
@@ -162,12 +170,12 @@ def _write(task: CellTask, build: Callable[[], nn.Module], folder: Path) -> None
 
     if task.artifacts.inputs is None:
         raise ValueError("The task names no inputs: prepare them first.")
-    examples = calibration.examples(task.artifacts.inputs)
+    examples, layout = calibration.examples(task.artifacts.inputs), task.measurement.layout
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sample = _tensors(examples, np.arange(EXPORTED_BATCH))
-        quantised = _quantised(_exported(build(), sample), examples, task.quantization.calibration)
-        _require_share(quantised, _tensors(examples, np.arange(1)))
+        sample = _tensors(examples, np.arange(EXPORTED_BATCH), layout)
+        quantised = _quantised(_exported(build(), sample), examples, task.quantization.calibration, layout)
+        _require_share(quantised, _tensors(examples, np.arange(1), layout))
         torch.export.save(_export(quantised, sample, strict=False), folder / PROGRAM)
 
 
@@ -187,12 +195,12 @@ def _export(module: nn.Module, sample: Sequence[Any], *, strict: bool) -> Any:
     return torch.export.export(module, tuple(sample), dynamic_shapes=shapes, strict=strict)
 
 
-def _quantised(exported: Any, examples: Arrays, method: Calibration) -> Any:
+def _quantised(exported: Any, examples: Arrays, method: Calibration, layout: Layout) -> Any:
     """Let a program see the examples, and write its layers anew with 8-bit weights and quantisers."""
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
     prepared = prepare_pt2e(exported, _quantiser())
-    _calibrate(prepared, examples, method)
+    _calibrate(prepared, examples, method, layout)
     converted = convert_pt2e(prepared)
     _forget_unused(converted)
     return converted
@@ -210,7 +218,7 @@ def _quantiser() -> Any:
     )
 
 
-def _calibrate(prepared: Any, examples: Arrays, method: Calibration) -> None:
+def _calibrate(prepared: Any, examples: Arrays, method: Calibration, layout: Layout) -> None:
     """Run the examples one by one, and set the range of each observer to what our own method finds."""
     import torch
     from torchao.quantization.pt2e import MinMaxObserver
@@ -225,7 +233,7 @@ def _calibrate(prepared: Any, examples: Arrays, method: Calibration) -> None:
     observers = [module for module in prepared.modules() if type(module) is MinMaxObserver]
     hooks = [observer.register_forward_pre_hook(look) for observer in observers]
     for row in range(total):
-        prepared(*_tensors(examples, np.arange(row, row + 1)))
+        prepared(*_tensors(examples, np.arange(row, row + 1), layout))
     for hook in hooks:
         hook.remove()
     for observer, seen in found.items():
@@ -274,13 +282,8 @@ def _operations(quantised: Any, example: Sequence[Any]) -> Mapping[Any, int]:
     return counted
 
 
-def _tensors(examples: Arrays, rows: Any) -> Sequence[Any]:
+def _tensors(examples: Arrays, rows: Any, layout: Layout) -> Sequence[Any]:
     import torch
 
-    return [torch.from_numpy(np.ascontiguousarray(array[rows])) for array in examples.values()]
-
-
-def _name(node: Any) -> str:
-    """Return the plain name of a node's operator: `conv2d` of `aten.conv2d.default`."""
-    packet = getattr(getattr(node, "target", None), "overloadpacket", None)
-    return getattr(packet, "__name__", "")
+    tensors = (torch.from_numpy(np.ascontiguousarray(array[rows])) for array in examples.values())
+    return [_layout.arranged(tensor, layout) for tensor in tensors]

@@ -1,22 +1,22 @@
-"""What the PyTorch backends share: the model at its precision, the session, and fp32 that is fp32.
+"""What the PyTorch backends share: the model at its precision and in its layout, the session, and fp32 that is fp32.
 
-Layout is contiguous (planes first) in all of them, as a user's model is unless somebody changes it. The CUDA session
-has run on an H100 (docs/results/2026-11-26-h100.md), but for the copies of end-to-end calls.
+The layout of images and weights is the benchmark's, one for all of them. The CUDA session has run on an H100
+(docs/results/2026-11-26-h100.md), but for the copies of end-to-end calls.
 """
 
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, _int8, _int8_static
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported, _int8_static, _layout, _linear
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
@@ -28,6 +28,9 @@ ARTIFACTS = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
 
 NO_NOTES: Mapping[str, int | str] = {}
 
+FP16_FLAGS: Final = frozenset({"amx_fp16", "avx512_fp16"})
+"""Any of these is enough for oneDNN's fp16 kernels. AVX-NE-CONVERT is not: it only converts, and fp32 is computed."""
+
 
 def missing(precision: Precision, device: Device) -> str | None:
     """Say which package is not installed. Raises EnvironmentFault where a GPU is wanted and there is none."""
@@ -36,8 +39,19 @@ def missing(precision: Precision, device: Device) -> str | None:
             return f"NotInstalled: {package} is not installed. Install it: pip install 'inferbench[runner]'"
     if device is Device.GPU:
         cuda.require_driver()
-    eight_bits = {Precision.INT8_DYNAMIC: _int8.missing, Precision.INT8_STATIC: _int8_static.missing}
-    return eight_bits[precision]() if precision in eight_bits else None
+    if precision in _linear.DYNAMIC:
+        return _linear.missing()
+    if precision is Precision.INT8_STATIC:
+        return _int8_static.missing()
+    return missing_fp16() if precision is Precision.FP16 and device is Device.CPU else None
+
+
+def missing_fp16(flags: Sequence[str] | None = None) -> str | None:
+    """Say that a processor (this one) has no instructions for fp16."""
+    if FP16_FLAGS & set(environment.cpu_flags() if flags is None else flags):
+        return None
+    named = " nor ".join(sorted(FP16_FLAGS))
+    return f"NoKernel: this processor has no {named}, so PyTorch would compute fp16 without oneDNN's kernels. Use bf16."
 
 
 def versions(*more: str) -> Mapping[str, str]:
@@ -62,6 +76,10 @@ def set_up(task: CellTask) -> None:
         raise FellBack(f"Tf32: {task.precision} was asked for, and PyTorch's flags for TF32 are {flags}")
     if task.device is Device.GPU and not torch.cuda.is_available():
         raise EnvironmentFault("PyTorch does not see the GPU: its driver is older than this PyTorch needs, or hidden.")
+    if task.device is Device.GPU:
+        _linear.require_capability(task.precision, torch.cuda.get_device_capability())
+    elif task.precision is Precision.FP16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():  # noqa: SLF001
+        raise Unsupported("NoKernel: PyTorch takes no fp16 kernels of oneDNN's on this processor. Use bf16.")
 
 
 def settings(task: CellTask) -> dict[str, Any]:
@@ -71,18 +89,35 @@ def settings(task: CellTask) -> dict[str, Any]:
         "device": _place(task),
         "dtype": str(_dtype(task.precision)).removeprefix("torch."),
         "tf32": task.precision is Precision.TF32,
-        "int8Dynamic": task.precision is Precision.INT8_DYNAMIC,
+        "layout": task.measurement.layout,
+        "quantised": task.precision if task.precision in _linear.DYNAMIC else None,
     }
 
 
 def module(task: CellTask) -> nn.Module:
-    """Build the model at its precision, on its device."""
+    """Build the model at its precision, in its layout, on its device.
+
+    Raises FellBack where weights lie in another layout, or are not in 8 bits, and Unsupported where too few would be.
+    """
     if task.precision is Precision.INT8_STATIC:
         return _int8_static.load(program(task))
-    if task.precision is Precision.INT8_DYNAMIC:
-        first = {name: array[:1] for name, array in gate.first_batch(task).items()}
-        return _int8.quantised(_built(task), first).to(_place(task))
-    return _built(task).to(_place(task), _dtype(task.precision))
+    built = _quantised(task) if task.precision in _linear.DYNAMIC else _moved(task, _built(task))
+    _layout.require_of(built, task.measurement.layout)
+    return built
+
+
+def _quantised(task: CellTask) -> nn.Module:
+    built = _built(task)
+    first = {name: array[:1] for name, array in gate.first_batch(task).items()}
+    counted, total = _linear.operations(built, first)
+    moved = _moved(task, built)
+    _linear.quantise(moved, task.precision)
+    _linear.require_share(moved, counted, total, task.precision)
+    return moved
+
+
+def _moved(task: CellTask, built: nn.Module) -> nn.Module:
+    return built.to(_place(task), _dtype(task.precision))
 
 
 def program(task: CellTask) -> Path:
@@ -94,24 +129,26 @@ def content(task: CellTask) -> Mapping[str, str | None]:
     """Return what decides the model that is compiled, for the keys of what compilers make."""
     weights = task.artifacts.weights.parent.name if task.artifacts.weights else None
     quantised = _int8_static.key(task) if task.precision is Precision.INT8_STATIC else None
-    return {"weights": weights, "quantised": quantised}
+    return {"weights": weights, "quantised": quantised, "layout": task.measurement.layout}
 
 
 def _built(task: CellTask) -> nn.Module:
     if task.artifacts.weights is None:
         raise ValueError("The task names no weights: prepare them first.")
-    return models.build(task.model, task.model_folder, task.artifacts.weights)
+    built = models.build(task.model, task.model_folder, task.artifacts.weights)
+    return _layout.arrange(built, task.measurement.layout)
 
 
 def bound(task: CellTask) -> dict[str, Tensor]:
-    """Return the batch that is timed, where the model will read it."""
+    """Return the batch that is timed, where the model will read it and as it will lie there."""
     import torch
 
     batch = {name: torch.from_numpy(array) for name, array in gate.first_batch(task).items()}
-    return {
+    moved = {
         name: tensor.to(_place(task), _dtype(task.precision) if tensor.is_floating_point() else tensor.dtype)
         for name, tensor in batch.items()
     }
+    return {name: _layout.arranged(tensor, task.measurement.layout) for name, tensor in moved.items()}
 
 
 def session(
@@ -120,7 +157,8 @@ def session(
     inputs: Mapping[str, Tensor],
     notes: Mapping[str, int | str] = NO_NOTES,
 ) -> Session:
-    """Return the session of a callable model on its device."""
+    """Return the session of a callable model on its device. Raises FellBack where inputs lie in another layout."""
+    _layout.require(inputs.values(), task.measurement.layout)
     if task.device is Device.CPU:
         return CpuSession(call, inputs, notes)
     return CudaSession(call, inputs, notes, with_copies=task.measurement.contract is Contract.END_TO_END)
@@ -261,5 +299,5 @@ def _place(task: CellTask) -> str:
 def _dtype(precision: Precision) -> torch.dtype:
     import torch
 
-    kinds = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16}
+    kinds = {Precision.FP16: torch.float16, Precision.BF16: torch.bfloat16, Precision.FP8: torch.bfloat16}
     return kinds.get(precision, torch.float32)

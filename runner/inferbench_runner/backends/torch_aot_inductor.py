@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import artifacts, environment
-from inferbench_runner.backends import Session, Unsupported, _compiled, _torch
+from inferbench_runner.backends import Session, Unsupported, _compiled, _linear, _torch
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
@@ -47,6 +47,8 @@ def load(task: CellTask) -> Session:
     _compiled.require_freezing(task)
     _torch.set_up(task)
     inputs = _torch.bound(task)
+    if not is_there(task):
+        _compiled.learn_vectors(task)
     begin_ns = time.perf_counter_ns()
     folder, was_built = package(task, inputs)
     call = _loaded(folder / PACKAGE, task.result.parent)
@@ -57,10 +59,14 @@ def load(task: CellTask) -> Session:
 
 def package(task: CellTask, inputs: Mapping[str, Tensor]) -> tuple[Path, bool]:
     """Return the folder with the package, and whether it was built just now."""
-    name = package_key(task)
-    was_there = artifacts.open_entry(task.cache, PACKAGES, name) is not None
-    folder = artifacts.publish(task.cache, PACKAGES, name, partial(_build, task, inputs))
+    was_there = is_there(task)
+    folder = artifacts.publish(task.cache, PACKAGES, package_key(task), partial(_build, task, inputs))
     return folder, not was_there
+
+
+def is_there(task: CellTask) -> bool:
+    """Tell whether the package was built before and is sound."""
+    return artifacts.open_entry(task.cache, PACKAGES, package_key(task)) is not None
 
 
 def package_key(task: CellTask) -> str:
@@ -82,14 +88,16 @@ def _build(task: CellTask, inputs: Mapping[str, Tensor], folder: Path) -> None:
     """Export the model at this batch size and compile it. Raises Unsupported where PyTorch cannot export it."""
     import torch
 
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(task.result.parent / "inductor")
+    os.environ[_compiled.FOLDER] = str(task.result.parent / "inductor")
     module = _torch.module(task)
-    with torch.inference_mode(), warnings.catch_warnings():
+    with torch.no_grad(), warnings.catch_warnings():  # inference_mode would refuse torchao's weights
         warnings.simplefilter("ignore")
         try:
             program = torch.export.export(module, tuple(inputs.values()))
         except Exception as error:
             raise Unsupported(f"ExportFailed: PyTorch cannot export this model: {error}") from error
+        if task.precision in _linear.DYNAMIC:
+            _linear.require_products(program)
         settings = {"freezing": _compiled.is_frozen(task)}
         with _compiled.as_asked(task, module):
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (its documented name)

@@ -35,11 +35,18 @@ def load() -> Callable[[Arrays], Arrays]:
     call = torch.compile(module, dynamic=False, fullgraph=False, mode=settings["compile"]["mode"])
 
     def run(inputs: Arrays) -> Arrays:
+        tensors = [torch.from_numpy(inputs[each["name"]]) for each in told["inputs"]]
         with torch.inference_mode():
-            answered = call(*(torch.from_numpy(inputs[each["name"]]) for each in told["inputs"]))
+            answered = call(*(laid_out(each, settings["layout"]) for each in tensors))
         return {name: to_host(tensor) for name, tensor in named(answered).items()}
 
     return run
+
+
+def laid_out(tensor: Any, layout: str) -> Any:
+    """Return a tensor in the layout that was measured; only a tensor with four dimensions has a choice."""
+    is_last = layout == "channels-last" and tensor.dim() == 4
+    return tensor.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def named(answered: Any) -> Mapping[str, Any]:

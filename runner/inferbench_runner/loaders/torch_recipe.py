@@ -32,14 +32,14 @@ def load() -> Callable[[Arrays], Arrays]:
     torch.set_num_threads(settings["threads"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
     dtype = getattr(torch, settings["dtype"])
-    module = build(told["recipe"])
-    module = quantised(module) if settings["int8Dynamic"] else module.to(dtype)
-    call = compiled(module.to(settings["device"]), settings["compile"])
+    module = arranged(build(told["recipe"]), settings["layout"]).to(settings["device"], dtype)
+    call = compiled(quantised(module, settings["quantised"]), settings["compile"])
 
     def run(inputs: Arrays) -> Arrays:
         tensors = [torch.from_numpy(inputs[each["name"]]).to(settings["device"]) for each in told["inputs"]]
+        tensors = [each.to(dtype) if each.is_floating_point() else each for each in tensors]
         with torch.inference_mode():
-            answered = call(*(each.to(dtype) if each.is_floating_point() else each for each in tensors))
+            answered = call(*(laid_out(each, settings["layout"]) for each in tensors))
         return {name: to_host(tensor) for name, tensor in named(answered).items()}
 
     return run
@@ -54,11 +54,24 @@ def build(recipe: Mapping[str, Any]) -> Any:
     return module.eval().requires_grad_(requires_grad=False)
 
 
-def quantised(module: Any) -> Any:
-    """Quantise the Linear layers, which needs torchao (the version is in model.json)."""
-    from torchao.quantization import Int8DynamicActivationInt8WeightConfig, quantize_
+def arranged(module: Any, layout: str) -> Any:
+    """Lay out the kernels of convolutions."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        tensor.data = laid_out(tensor.data, layout)
+    return module
 
-    quantize_(module, Int8DynamicActivationInt8WeightConfig())
+
+def quantised(module: Any, precision: str | None) -> Any:
+    """Quantise the Linear layers, which needs torchao (the version is in model.json); leave floats as they are."""
+    if precision is None:
+        return module
+    from torchao import quantization
+
+    recipes = {
+        "int8-dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
+        "fp8": quantization.Float8DynamicActivationFloat8WeightConfig,
+    }
+    quantization.quantize_(module, recipes[precision]())
     return module
 
 
@@ -68,6 +81,12 @@ def compiled(module: Any, settings: Mapping[str, Any] | None) -> Any:
         return module
     torch._inductor.config.freezing = settings["freezing"]  # noqa: SLF001 (its documented name)
     return torch.compile(module, dynamic=False, fullgraph=False, mode=settings["mode"])
+
+
+def laid_out(tensor: Any, layout: str) -> Any:
+    """Return a tensor in the layout that was measured; only a tensor with four dimensions has a choice."""
+    is_last = layout == "channels-last" and tensor.dim() == 4
+    return tensor.contiguous(memory_format=torch.channels_last if is_last else torch.contiguous_format)
 
 
 def named(answered: Any) -> Mapping[str, Any]:

@@ -246,6 +246,25 @@ def test_inputs_per_second_are_thousandths_in_the_result():
     assert round(summary.table.rows[cell("onnxruntime/fp32@1")].throughput.value) == 22189
 
 
+def test_where_a_gpu_counted_it_the_energy_of_an_input_is_told():
+    """300 W at 4,000 inputs a second are 75 mJ an input."""
+
+    def latency_of(strategy, size, _):
+        milliwatts = 300_000 if strategy == cell("onnxruntime/fp32@1").strategy else None
+        return measured(size, 10, throughput_milli_per_second=4_000_000, power_milliwatts=milliwatts)
+
+    found = page(*three(latency_of))
+
+    assert row_of(found, "onnxruntime/fp32@1")["Energy/input"] == "75.0 mJ"
+    assert row_of(found, "torch-eager/fp32@1")["Energy/input"] == NO_NUMBER
+    assert report.READING_ENERGY in found.text["reading"]
+
+
+@every_run
+def test_where_no_gpu_counted_it_nothing_is_said_of_energy(run):
+    assert "nergy" not in text_of(run)
+
+
 def test_the_answer_comes_first_in_the_sentences_that_the_terminal_prints():
     benchmark, summary = resnet50()
     found = page(benchmark, summary)
@@ -331,6 +350,25 @@ def test_a_cell_without_a_number_is_shown_with_its_outcome_and_reason_and_never_
     assert {told[name] for name in ("Latency", "Inputs/s", "Speedup", "Verdict")} == {NO_NUMBER}
     assert ["OutOfMemory", OUT_OF_MEMORY, "onnxruntime/fp32 at batch 32"] in found.tables["gaps"]
     assert "onnxruntime/fp32OutOfMemory" in found.text["latency"]
+
+
+@pytest.mark.parametrize(
+    ("backends", "measurement", "told"),
+    [
+        pytest.param(["torch-eager"], {}, "Layout contiguous: PyTorch's strategies read", id="the default"),
+        pytest.param(["torch-eager"], {"layout": "channels-last"}, "Layout channels-last: ", id="channels last"),
+    ],
+)
+def test_the_layout_of_images_is_said_where_pytorch_is_measured(backends, measurement, told):
+    benchmark = a_benchmark(backends=backends, batch_sizes=[1], measurement=measurement)
+
+    assert told in page(benchmark, summary_of(benchmark, steady(QUICK))).text["method"]
+
+
+def test_where_no_backend_is_pytorchs_there_is_no_layout_to_tell():
+    benchmark = a_benchmark(backends=["onnxruntime"], batch_sizes=[1])
+
+    assert "Layout" not in page(benchmark, summary_of(benchmark, steady(QUICK))).text["method"]
 
 
 def test_a_cell_that_crashed_in_one_round_of_four_has_no_mark_though_three_have_numbers():

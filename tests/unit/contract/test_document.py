@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from inferbench_contract import document, schema
 from inferbench_contract.errors import SpecError
-from inferbench_contract.spec import Calibration, InferenceBenchmark
+from inferbench_contract.spec import Calibration, InferenceBenchmark, Layout
 from inferbench_contract.words import Backend, Device, Precision
 from tests.builders import a_benchmark, a_document
 
@@ -625,7 +625,12 @@ def benchmarks(draw) -> InferenceBenchmark:
         st.sampled_from(["1.1x", "2x", None]),
     )
     optional = {
-        "measurement": st.builds(dict, rounds=st.sampled_from([1, 2, 4, 8]), max_seconds_per_cell=st.integers(1, 3600)),
+        "measurement": st.builds(
+            dict,
+            layout=st.sampled_from(Layout),
+            rounds=st.sampled_from([1, 2, 4, 8]),
+            max_seconds_per_cell=st.integers(1, 3600),
+        ),
         "objective": st.builds(dict, metric=st.just("latency"), batch_size=st.sampled_from(sizes)),
         "accuracy": st.builds(
             dict, min_top1_agreement=st.dictionaries(st.sampled_from(Precision), st.just("97%"), max_size=2)

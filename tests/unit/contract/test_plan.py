@@ -195,6 +195,7 @@ def test_what_only_says_where_and_when_sweeps_start_measures_nothing_again(chang
         pytest.param({"backend_options": {"fake": {"seed": 2}}}, id="options of a backend"),
         pytest.param({"measurement": {"rounds": 6}}, id="rounds"),
         pytest.param({"measurement": {"contract": "end-to-end"}}, id="contract"),
+        pytest.param({"measurement": {"layout": "channels-last"}}, id="layout of images"),
         pytest.param({"measurement": {"maxSecondsPerCell": 4}}, id="seconds per cell"),
         pytest.param({"measurement": {"warmupMaxSeconds": 9}}, id="seconds of warming up"),
         pytest.param({"quantization": {"calibration": "entropy"}}, id="how ranges are found"),

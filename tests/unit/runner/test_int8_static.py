@@ -81,6 +81,15 @@ def test_another_calibration_makes_another_program(tmp_path):
     assert len(programs) == 3
 
 
+def test_another_layout_makes_another_program(tmp_path):
+    programs = {
+        _int8_static.key(a_task(tmp_path, measurement=MeasurementSpec(layout=each)))
+        for each in ("contiguous", "channels-last")
+    }
+
+    assert len(programs) == 2
+
+
 def test_other_inputs_make_another_program(tmp_path):
     before = a_task(tmp_path)
     artifacts.publish(tmp_path, "inputs", "two", lambda made: (made / "file").write_text("other"))
