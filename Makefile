@@ -76,10 +76,11 @@ test-models: setup ## Convert nine real models to every precision and judge them
 	@rm -rf .venv/models
 	@for model in $(MODELS); do \
 		echo "Converting $$model to every precision, and judging it (minutes)..."; \
-		INFERBENCH_MODELS=$$model $(BIN)/python -m pytest tests/runner/test_convert.py tests/runner/test_tensorrt_rtx.py \
+		INFERBENCH_MODELS=$$model INFERBENCH_TEST_CACHE=.venv/models/cache $(BIN)/python -m pytest tests/runner/test_convert.py tests/runner/test_tensorrt_rtx.py \
 			-k "near_to_fp32 or builder_takes" --basetemp=.venv/models/work --junitxml=.venv/models/$$model.xml \
 			-o junit_family=xunit1 -o timeout=3600 || true; \
-	done; rm -rf .venv/models/work
+		rm -rf .venv/models/work .venv/models/cache; \
+	done
 	@$(BIN)/python benchmarks/models.py .venv/models/*.xml >docs/results/models.md
 
 test-gpu: setup-gpu ## Run the tests that need an NVIDIA GPU

@@ -168,7 +168,8 @@ def _fault(entry: Path) -> str | None:
 
 
 def _write_manifest(folder: Path) -> None:
-    manifest = {file.name: _describe(file) for file in sorted(folder.iterdir())}
+    files = [file for file in sorted(folder.rglob("*")) if not file.is_dir()]
+    manifest = {str(file.relative_to(folder)): _describe(file) for file in files}
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1))
 
 

@@ -41,9 +41,9 @@ GRAPHS = [each for each in GRAPHS if each not in AS_PREPARED and each not in IMP
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory):
+def zoo():
     """Real models."""
-    return Zoo.of(tmp_path_factory)
+    return Zoo.shared()
 
 
 def elements(model):

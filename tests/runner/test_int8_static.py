@@ -72,10 +72,10 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def a_task(folder, tmp_path_factory):
+def a_task(folder):
     """Makes the task of one cell of a small model of convolutions."""
     model = tiny.a_model(folder, planes=32)
-    return test_backends.tasks_of(model, folder, WANTED, shared.cache(tmp_path_factory))
+    return test_backends.tasks_of(model, folder, WANTED, shared.cache())
 
 
 @pytest.fixture(scope="module")
@@ -118,21 +118,21 @@ def test_a_layer_that_was_not_compiled_to_integers_is_found_out(a_task):
     )
 
 
-def test_a_model_most_of_which_would_stay_fp32_is_unsupported_with_its_share(folder, tmp_path_factory):
+def test_a_model_most_of_which_would_stay_fp32_is_unsupported_with_its_share(folder):
     (folder / "unreached.py").write_text(UNREACHED)
     image = {"name": "image", "shape": [3, 32, 32]}
     model = ModelSpec.model_validate({"python": {"factory": "unreached:make"}, "inputs": [image]})
-    make = test_backends.tasks_of(model, folder, WANTED, shared.cache(tmp_path_factory))
+    make = test_backends.tasks_of(model, folder, WANTED, shared.cache())
 
     [cell] = cells_of(int8(make))
 
     assert cell["unsupported"].startswith("Int8Share: PyTorch's int8 layers would do 0.")
 
 
-def test_resnet_18_in_8_bits_is_near_to_fp32(folder, tmp_path_factory):
+def test_resnet_18_in_8_bits_is_near_to_fp32(folder):
     """Twenty convolutions, sums of branches, a pool, a head: what the small model has not."""
     model = ModelSpec.model_validate({"torchvision": {"name": "resnet18", "weights": "random"}})
-    make = test_backends.tasks_of(model, folder, WANTED, shared.cache(tmp_path_factory))
+    make = test_backends.tasks_of(model, folder, WANTED, shared.cache())
 
     [cell] = cells_of(int8(make, batch_size=8))
 

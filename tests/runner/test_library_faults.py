@@ -18,9 +18,9 @@ from tests.runner.zoo import Zoo
 
 
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory):
+def zoo():
     """Real models."""
-    return Zoo.of(tmp_path_factory)
+    return Zoo.shared()
 
 
 def python(script: str, *arguments: object, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -76,8 +76,8 @@ import torch
 print(torch.backends.cudnn.allow_tf32)
 """
 
-QUICK = {"TORCHINDUCTOR_VEC_ISA_OK": "1", "TORCHINDUCTOR_CPP_CACHE_PRECOMPILE_HEADERS": "0"}
-"""One layer is compiled sooner than the headers; see also conftest.py."""
+QUICK = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
+"""PyTorch's own variable; see conftest.py."""
 
 PACKAGE = """
 import os, sys
@@ -87,7 +87,9 @@ import torch
 
 module = torch.nn.Linear(4, 4)
 sample = (torch.zeros(2, 4),)
-file = torch._inductor.aoti_compile_and_package(torch.export.export(module, sample), package_path=sys.argv[1])
+quick = {"aot_inductor.precompile_headers": False}  # one layer is compiled sooner than the headers
+program = torch.export.export(module, sample)
+file = torch._inductor.aoti_compile_and_package(program, package_path=sys.argv[1], inductor_configs=quick)
 loaded = torch._inductor.aoti_load_package(file)
 loaded(*sample)
 os._exit(0)

@@ -21,7 +21,7 @@ LIMITS = {"fp32": (0, 10_000), "fp16": (50_000, 10_000_000), "bf16": (500_000, 8
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory):
     """The rows of cells.csv by strategy, of a small residual network on this processor."""
-    cache = {"INFERBENCH_CACHE": str(shared.cache(tmp_path_factory))}
+    cache = {"INFERBENCH_CACHE": str(shared.cache())}
     with place(tmp_path_factory.mktemp("precisions"), cache) as here:
         file = here.write(
             model=tiny.a_model(here.folder, planes=16).model_dump(mode="json", exclude_none=True),

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 from pathlib import Path
 
 import pytest
 import torch
-import triton
 from torch import nn
 
 from inferbench_runner import anchor, probes, work
 from inferbench_runner.guards import Work
 
-TOOLS = Path(triton.__file__).parent / "backends/nvidia/bin"
+TOOLS = Path(importlib.util.find_spec("triton").origin).parent / "backends/nvidia/bin"
 """Triton brings NVIDIA's assembler along, where there are GPUs for it."""
 
 

@@ -30,9 +30,9 @@ PRECISIONS = [
 
 
 @pytest.fixture(scope="session")
-def zoo(tmp_path_factory):
+def zoo():
     """Real models."""
-    return Zoo.of(tmp_path_factory)
+    return Zoo.shared()
 
 
 class Log(rtx.ILogger):

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -21,9 +21,6 @@ from inferbench_runner.backends import Arrays, Artifact
 from inferbench_runner.targets import Target
 from inferbench_runner.task import Artifacts
 from tests.runner import shared
-
-if TYPE_CHECKING:
-    import pytest
 
 NAMES = tuple(os.environ.get("INFERBENCH_MODELS", "resnet18 mobilenet_v3_small vit").split())
 """Of torchvision; `vit` and `efficientnet_lite0` are our own below. `make test-models` takes a longer look."""
@@ -73,16 +70,16 @@ class Zoo:
     folder: Path
 
     @classmethod
-    def of(cls, factory: pytest.TempPathFactory) -> Zoo:
-        """Return the one of this run."""
-        return cls(shared.cache(factory))
+    def shared(cls) -> Zoo:
+        """Return the one of all tests."""
+        return cls(shared.cache())
 
     def prepared(self, name: str) -> Artifacts:
         """Return the fp32 graph, the evaluation inputs and the reference of a model."""
         wanted = frozenset({Artifact.ONNX, Artifact.INPUTS, Artifact.REFERENCE})
-        model = self._model(name)
-        request = prepare.Request(model=model, model_folder=self.folder, cache=self.folder, artifacts=wanted)
+        folders = {"model_folder": self.folder, "cache": self.folder}
         with self._lock(name):
+            request = prepare.Request(model=self._model(name), artifacts=wanted, **folders)
             return prepare.locate(request) or prepare.make(request)
 
     def request(

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import environment
+from inferbench_runner import artifacts, environment
 from inferbench_runner.backends import Session, Unsupported, _int8_static, _torch
 from inferbench_runner.task import CellTask
 
@@ -25,6 +25,12 @@ LIBRARIES: Final = ("triton",)
 
 COMPLETE: Final = "complete"
 """File in a cache folder that has been filled by a whole compilation."""
+
+VECTORS: Final = "vectors"
+"""The kind of cache entry that holds what a compiler was found to know of this processor's vectors."""
+
+FOLDER: Final = "TORCHINDUCTOR_CACHE_DIR"
+"""The variable in which Inductor looks, each time that it writes or reads something, for where to do so."""
 
 GRAPHED_MODES: Final = ("reduce-overhead", "max-autotune")
 """On a GPU these replay CUDA graphs."""
@@ -64,6 +70,31 @@ def require_freezing(task: CellTask) -> None:
         )
 
 
+def learn_vectors(task: CellTask) -> None:
+    """Let Inductor find out which vector instructions of this processor it can use, before anything is timed.
+
+    It does so by compiling and loading small programs, wherever it finds none: in each cell whose cache is cold. Their
+    answer is about processor and compiler and not about a model, so a cache holds it once, as an entry: half a program,
+    left by a cell that was killed, would pass for a compiler that knows less, and later cells get slower code unsaid.
+    """
+    if task.device is not Device.CPU:
+        return
+    from torch._inductor import config, cpp_builder, cpu_vec_isa
+
+    def ask(folder: Path) -> None:
+        os.environ[FOLDER] = str(folder)
+        cpu_vec_isa.valid_vec_isa_list()  # it keeps the answer for as long as the process lives
+
+    decisive = {
+        "compiler": cpp_builder.get_compiler_version_info(cpp_builder.get_cpp_compiler()),
+        "isTaken": config.cpp.vec_isa_ok,
+        "versions": dict(_torch.versions()),
+        "processor": environment.describe().cpu_model,
+        "flags": environment.cpu_flags(),
+    }
+    ask(artifacts.publish(task.cache, VECTORS, artifacts.key(decisive), ask))
+
+
 @contextmanager
 def as_asked(task: CellTask, module: Any) -> Iterator[None]:
     """Raise FellBack where a model that is compiled in this block does not compute in what was asked for."""
@@ -79,8 +110,9 @@ def load(task: CellTask, mode: str) -> Session:
     require_freezing(task)
     folder = _cache_folder(task, mode)
     notes: dict[str, int | str] = {"compileCache": "warm" if (folder / COMPLETE).exists() else "cold"}
-    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(folder)
     _torch.set_up(task)
+    learn_vectors(task)
+    os.environ[FOLDER] = str(folder)
     inputs, module = _torch.bound(task), _torch.module(task)
     session = _torch.session(task, _compiled(task, mode, module, inputs), inputs, notes)
     begin_ns = time.perf_counter_ns()

@@ -129,6 +129,17 @@ class TestCorruption:
         assert "corrupt" in caplog.text
         assert [folder.name for folder in (tmp_path / "weights").iterdir()] == ["k"]
 
+    def test_files_in_folders_of_an_entry_are_watched_too(self, tmp_path):
+        def write_deep(folder):
+            (folder / "deep").mkdir()
+            write_one(folder / "deep")
+
+        entry = artifacts.publish(tmp_path, "weights", "k", write_deep)
+        assert artifacts.open_entry(tmp_path, "weights", "k") == entry
+        (entry / "deep/content").write_text("what was preparef")
+
+        assert artifacts.open_entry(tmp_path, "weights", "k") is None
+
 
 class TestDisk:
     def test_a_full_disk_is_an_environment_fault_that_names_the_folder_and_the_variable(self, tmp_path):
