@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.kubernetes import tools
 from tests.kubernetes.operators import KUBE_VERSION, Operator
@@ -64,17 +65,27 @@ def test_the_chart_can_be_installed_with_the_values_that_are_given():
 
 
 def test_what_follows_measures_the_example_and_shows_its_answer(cluster, namespace, kubelet, terminal):
-    _, apply, watch, wait, get = commands()
-    assert [words[0] for words in (apply, watch, wait, get)] == ["kubectl", "kubectl", "kubectl", "inferbench"]
+    _, apply, wait, get, watch = commands()
+    assert [words[0] for words in (apply, wait, get, watch)] == ["kubectl", "kubectl", "inferbench", "kubectl"]
     with Operator(cluster, namespace):
         applied = terminal(apply)
         waited = terminal(wait)
+        got = terminal(get)
         with pytest.raises(subprocess.TimeoutExpired) as watched:
             terminal(watch, seconds=3)  # it watches until somebody has seen enough
-        got = terminal(get)
 
     assert applied.returncode == 0, applied.stderr
     assert waited.returncode == 0, waited.stderr
     assert b"minimal" in (watched.value.stdout or b"")
     assert got.returncode == 0, got.stderr
     assert "Batch 1: onnxruntime/fp32 is fastest" in got.stdout
+
+
+def test_the_claim_that_examples_name_is_one_that_a_server_takes(kubectl):
+    claim, demo = (
+        yaml.safe_load((ROOT / "examples/cluster" / name).read_text()) for name in ("cache.yaml", "demo.yaml")
+    )
+
+    kubectl.run("apply", "--dry-run=server", "-f", str(ROOT / "examples/cluster/cache.yaml"))
+
+    assert claim["metadata"]["name"] == demo["spec"]["cache"]["persistentVolumeClaim"]
