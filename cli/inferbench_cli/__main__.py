@@ -20,6 +20,7 @@ EXIT_STATUSES = """exit status:
 
 DESCRIPTION = """Which inference backend, at which precision and batch size, is best for this model on this machine?
 
+  inferbench backends              what works on this machine, and what to install for the rest
   inferbench run bench.yaml        measure, and say which is best and how sure that is
   inferbench plan bench.yaml       what would be measured, in which order, and how long it may take
   inferbench report DIR            the answer again, from a folder of results
@@ -89,9 +90,7 @@ def parser() -> argparse.ArgumentParser:
     _add_get(commands)
     validate = commands.add_parser("validate", help="check files, and list every mistake with its line")
     validate.add_argument("files", nargs="+", metavar="FILE", help="an InferenceBenchmark in YAML")
-    backends = commands.add_parser("backends", help="what works on this machine, and if not, why and what to install")
-    backends.add_argument("--device", choices=("cpu", "gpu"), help="only for this device (default: both)")
-    backends.add_argument("--json", action="store_true", help=JSON_HELP)
+    _add_backends(commands)
     _add_schema(commands)
     commands.add_parser("version", help="the version of inferbench and of what it measures with")
     return top
@@ -162,6 +161,19 @@ def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     get.add_argument("--output", metavar="DIR", help="also write a folder as `run` does, for `inferbench report DIR`")
     get.add_argument("--watch", "-w", action="store_true", help="follow it until it is finished")
     get.add_argument("--json", action="store_true", help="print summary.json instead of the table")
+
+
+def _add_backends(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    backends = commands.add_parser(
+        "backends",
+        help="what works on this machine, and if not, why and what to install",
+        description="Show what works on this machine: for each device a row per backend and a column per precision.\n"
+        "What does not work has the number of its reason, told below with the line that installs what is missing.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    backends.add_argument("--device", choices=("cpu", "gpu"), help="only this device (default: both)")
+    backends.add_argument("--all", action="store_true", help="with the backend fake, whose latencies are scripted")
+    backends.add_argument("--json", action="store_true", help="print JSON instead: every strategy, with its reason")
 
 
 def _add_schema(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

@@ -7,15 +7,14 @@ import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from inferbench_cli import cluster, folder, machine, progress, resource, table
+from inferbench_cli import cluster, folder, machine, matrix, progress, resource, table
 from inferbench_cli import export as exports
 from inferbench_cli import run as runs
 from inferbench_cli.folder import Folder
@@ -28,6 +27,7 @@ from inferbench_contract.errors import PlanError, SpecError
 from inferbench_contract.plan import Plan
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import Summary
+from inferbench_contract.words import Device
 
 
 def run(arguments: Namespace) -> int:
@@ -158,12 +158,13 @@ def validate(arguments: Namespace) -> int:
 
 def backends(arguments: Namespace) -> int:
     """Show what works here."""
-    devices = [arguments.device] if arguments.device else ["cpu", "gpu"]
-    rows = [row for device in devices for row in machine.ask("backends", "--device", device)]
+    devices = [Device(arguments.device)] if arguments.device else [Device.CPU, Device.GPU]
+    rows = {device: machine.ask("backends", "--device", device) for device in devices}
     if arguments.json:
-        print(json.dumps(rows, indent=1))
+        print(json.dumps([row for told in rows.values() for row in told], indent=1))
     else:
-        _show_backends(_console(), rows)
+        texts = [matrix.text(device, matrix.read(told, with_fake=arguments.all)) for device, told in rows.items()]
+        print("\n\n".join(texts))
     return 0
 
 
@@ -250,15 +251,6 @@ def _how_long(plan: Plan) -> str:
 
 def _minutes(seconds: int) -> str:
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
-
-
-def _show_backends(console: Console, rows: Sequence[Mapping[str, Any]]) -> None:
-    shown = Table(title="Strategies on this machine", title_justify="left")
-    for name in ("Device", "Strategy", "Works", "Why not, and what helps"):
-        shown.add_column(name)
-    for row in rows:
-        shown.add_row(row["device"], row["strategy"], "no" if row["reason"] else "yes", row["reason"] or "")
-    console.print(shown)
 
 
 COMMANDS = {

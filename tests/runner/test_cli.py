@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from inferbench_cli import __main__ as program
+from inferbench_contract.words import Backend, Precision
 from tests import documents
 from tests.programs import Place
 
@@ -159,11 +160,30 @@ class TestMachine:
         assert rows["onnxruntime/fp32"]["reason"] is None
         assert rows["tensorrt/fp32"]["reason"].startswith("NeedsGpu: ")
 
-    def test_its_table_has_both_devices(self, place: Place) -> None:
-        done = place.run("backends")
+    def test_its_json_has_every_pair_on_both_devices(self, place: Place) -> None:
+        done = place.run("backends", "--json")
+        told = [(row["device"], row["strategy"]) for row in json.loads(done.stdout)]
 
-        assert re.search(r"^│ cpu +│ fake/fp32 +│ yes ", done.stdout, re.MULTILINE)
-        assert re.search(r"^│ gpu +│ tensorrt/fp32 +│ ", done.stdout, re.MULTILINE)
+        every = [f"{backend}/{precision}" for backend in Backend for precision in Precision]
+        assert told == [(device, strategy) for device in ("cpu", "gpu") for strategy in every]
+
+    def test_its_tables_fit_a_terminal_and_give_each_reason_once(self, place: Place) -> None:
+        done = place.run("backends")
+        lines = done.stdout.splitlines()
+
+        assert re.search(r"^CPU +fp32 tf32 fp16 bf16 int8-dynamic int8-static fp8$", done.stdout, re.MULTILINE)
+        assert re.search(r"^torch-compile-max-autotune yes +\d ", done.stdout, re.MULTILINE)
+        assert re.search(r"^GPU( +fp32|: nothing works\. )", done.stdout, re.MULTILINE)
+        assert max(map(len, lines)) <= 80
+        assert len(lines) < 60
+        assert done.stdout.count("TensorRT runs on NVIDIA GPUs only.") == 1
+        assert not re.search("^fake ", done.stdout, re.MULTILINE)
+
+    def test_its_table_has_the_scripted_backend_for_those_who_ask(self, place: Place) -> None:
+        done = place.run("backends", "--device", "cpu", "--all")
+
+        assert re.search("^fake +yes( +yes){6}$", done.stdout, re.MULTILINE)
+        assert not re.search("^GPU", done.stdout, re.MULTILINE)
 
     def test_version_names_what_it_measures_with(self, place: Place) -> None:
         done = place.run("version")
