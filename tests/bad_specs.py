@@ -321,9 +321,9 @@ BY_RULE = (
     ),
     BadSpec(
         "a name of which no host name can be made",
-        {"metadata.name": "a" * 49},
+        {"metadata.name": "a" * 46},
         "metadata.name",
-        "expected lower-case letters, digits and hyphens of at most 48 characters such as resnet50.",
+        "expected lower-case letters, digits and hyphens of at most 45 characters such as resnet50.",
         By.RULE,
     ),
 )
@@ -360,6 +360,26 @@ RIGHTS = (
         "a token in a volume",
         "volumes[0].projected.sources[0].serviceAccountToken",
         {"volumes": [{"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}]},
+    ),
+    _right(
+        "a certificate in a volume",
+        "volumes[0].projected.sources[0].podCertificate",
+        {"volumes": [{"name": "t", "projected": {"sources": [{"podCertificate": {"keyType": "ED25519"}}]}}]},
+    ),
+    _right(
+        "a volume whose driver may be handed a token",
+        "volumes[0].csi",
+        {"volumes": [{"name": "secrets", "csi": {"driver": "secrets-store.csi.k8s.io"}}]},
+    ),
+    _right(
+        "a process of the host for one container",
+        "containers[0].securityContext.windowsOptions.hostProcess",
+        {"containers": [{"name": "runner", "securityContext": {"windowsOptions": {"hostProcess": True}}}]},
+    ),
+    _right(
+        "a container for looking into others",
+        "ephemeralContainers",
+        {"ephemeralContainers": [{"name": "debug", "image": "busybox"}]},
     ),
     _right(
         "a process of the host for all containers",
@@ -595,16 +615,24 @@ BY_OPERATOR = (
         By.OPERATOR,
     ),
     _right(
-        "a process of the host for one container",
-        "containers[0].securityContext.windowsOptions.hostProcess",
-        {"containers": [{"name": "runner", "securityContext": {"windowsOptions": {"hostProcess": True}}}]},
+        "a right in a place where nobody looks for it",
+        "affinity.hostPath",
+        {"affinity": {"hostPath": {"path": "/"}}},
         by=By.OPERATOR,
     ),
-    _right(
-        "a right in a place where nobody looks for it",
-        "ephemeralContainers[0].securityContext.privileged",
-        {"ephemeralContainers": [{"name": "debug", "securityContext": {"privileged": True}}]},
-        by=By.OPERATOR,
+    BadSpec(
+        "an environment as a mapping",
+        {"spec.podTemplate": {"spec": {"containers": [{"name": "runner", "env": {"A": "b"}}]}}},
+        "spec.podTemplate.spec.containers[0].env",
+        "found a mapping, expected a list.",
+        By.OPERATOR,
+    ),
+    BadSpec(
+        "an empty field in a pod template",
+        {"spec.podTemplate": {"spec": {"containers": [{"name": "runner", "env": None}]}}},
+        "spec.podTemplate.spec.containers[0].env",
+        "found nothing, expected a value: leave the field out instead.",
+        By.OPERATOR,
     ),
 )
 

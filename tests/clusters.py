@@ -50,7 +50,8 @@ def wanted(**spec: Any) -> InferenceBenchmark:
 def seen(asked: InferenceBenchmark, status: Mapping[str, Any] | None = None, **fields: Any) -> SeenBenchmark:
     """Return a benchmark as the cluster stores it."""
     content = json.dumps(asked.model_dump(mode="json", by_alias=True, exclude_unset=True))
-    told = {"uid": UID, "generation": 1, "is_deleting": False, "resource_version": "1"}
+    ttl_seconds = asked.spec.ttl_seconds_after_finished
+    told = {"uid": UID, "generation": 1, "is_deleting": False, "ttl_seconds": ttl_seconds, "resource_version": "1"}
     return SeenBenchmark(key=Key("default", asked.name), content=content, status=status or {}, **(told | fields))
 
 
@@ -149,6 +150,13 @@ class World:
     tries: dict[int, int] = field(default_factory=dict)
     unread: set[int] = field(default_factory=set)
     """Sweeps of pods that were deleted with their Job while no operator was there to read them."""
+    refuses_shards: bool = False
+    hides_pods: bool = False
+    """Whether the watch of pods tells nothing: then only a list does."""
+    heard: set[str] = field(default_factory=set)
+    """Uids of pods that a list has told of."""
+    listed: set[str] = field(default_factory=set)
+    """Uids of Jobs whose pods were listed."""
     is_deleted: bool = False
     running: int = 1
     jobs_made: list[str] = field(default_factory=list)
@@ -168,7 +176,8 @@ class World:
         """What an operator sees of it."""
         stages = tuple(sorted(self.jobs.values(), key=lambda job: job.stage))
         by_uid = {job.uid: job for job in stages}
-        pods = sorted(self.pods.values(), key=lambda pod: (pod.created, pod.name))
+        told = (pod for pod in self.pods.values() if self._is_told(pod))
+        pods = sorted(told, key=lambda pod: (pod.created, pod.name))
         return Observed(
             benchmark=seen(self.asked, self.status),
             wanted=self.asked,
@@ -186,17 +195,32 @@ class World:
                 for shard in self.status.get("shards", ())
                 if shard["configMap"] not in self.config_maps
             ),
+            listed_jobs=frozenset(self.listed),
             running=self.running,
         )
 
     def look(self) -> Decision:
         """Let the operator decide, and carry it out."""
         decision = decide(self.observed, self.settings, self.now, self.written)
+        if decision.unheard:
+            self._list({job.uid for job in decision.unheard})
+            decision = decide(self.observed, self.settings, self.now, self.written)
         if decision.job is not None:
             self._begin(decision.job)
             decision = replace(decide(self.observed, self.settings, self.now, self.written), job=None)
+        if decision.shard is not None and self.refuses_shards:
+            unkept = Trouble("QuotaExceeded", "Raise it.")
+            decision = decide(replace(self.observed, unkept=unkept), self.settings, self.now, self.written)
+            assert decision.job is None, "a stage began before the results of the last one were safe"
         self._carry_out(decision)
         return decision
+
+    def _is_told(self, pod: SeenPod) -> bool:
+        return not self.hides_pods or pod.uid in self.heard
+
+    def _list(self, jobs: set[str]) -> None:
+        self.listed |= jobs
+        self.heard |= {pod.uid for pod in self.pods.values() if pod.job_uid in jobs}
 
     def _begin(self, manifest: Mapping[str, Any]) -> None:
         self.writes += 1
@@ -251,11 +275,12 @@ class World:
         uids = {job.uid for job in self.jobs.values()}
         self.unread |= {every[pod.job].sweep(pod.place) for pod in self.pods.values() if pod.job_uid not in uids}
         self.pods = {uid: pod for uid, pod in self.pods.items() if pod.job_uid in uids}
+        self.heard, self.listed = set(self.pods), set()
         named = {shard["configMap"] for shard in self.status.get("shards", ())}
         self.shards = {
             name: Shard(name, packing.checksum(data), packing.unpack(data, self.plan))
             for name, data in self.config_maps.items()
-            if name in named or not self.is_finished
+            if name in named
         }
 
     def pass_time(self, seconds: float) -> None:
@@ -267,7 +292,11 @@ class World:
         for name, job in self.jobs.items():
             if not job.is_over:
                 self.jobs[name] = replace(job, is_gone=True)
-                self.pods = {uid: pod for uid, pod in self.pods.items() if pod.has_ended or pod.job != name}
+                mine = [pod for pod in self.pods.values() if pod.job == name]
+                lost = [pod for pod in mine if not (pod.has_ended and self._is_told(pod))]
+                self.unread |= {job.sweep(pod.place) for pod in lost if pod.has_ended}
+                for pod in lost:
+                    del self.pods[pod.uid]
 
     def step(self) -> bool:
         """Let the Job controller and the kubelet do one thing; False when there is nothing to do."""

@@ -53,11 +53,11 @@ def keep(found: Found, path: Path) -> tuple[Folder, Summary]:
 
     Raises:
         PlanError: it holds results of another plan, or somebody's files.
-        EnvironmentFault: it holds results of another machine, or cannot be written.
+        EnvironmentFault: it holds results that the benchmark does not have, or cannot be written.
     """
     with folder.opened(path, found.plan, resource.benchmark_yaml(found.manifest), fresh=False) as opened:
+        _require_own(opened, found)
         environment = resource.environment(found.results)
-        _require_same_machines(opened, found, environment)
         (path / "results").mkdir(exist_ok=True)
         for result in found.results:
             opened.write(f"results/{result.sweep}.json", results.encode(result).decode())
@@ -80,12 +80,13 @@ def _answered(
     return look()
 
 
-def _require_same_machines(opened: Folder, found: Found, environment: Mapping[str, Any]) -> None:
-    """Refuse to put results into a folder that another machine has begun."""
-    before = str(opened.environment().get("fingerprint", ""))
-    strangers = set(before.split(",")) - set(str(environment.get("fingerprint", "")).split(","))
-    if before and strangers and opened.results(found.plan):
+def _require_own(opened: Folder, found: Found) -> None:
+    """Refuse to put results with others: a plan may be measured twice, and the two answers are not one."""
+    own = {result.sweep: result for result in found.results}
+    others = [result.sweep for result in opened.results(found.plan) if own.get(result.sweep) != result]
+    if others:
         raise EnvironmentFault(
-            f"{opened.path} holds results of another machine, so these cannot be put with them. "
+            f"{opened.path} holds {len(others)} results that {found.name} does not have, the first of sweep "
+            f"{others[0] + 1}. They are of another run, or their shard is gone; they stay as they are. "
             "Give --output another folder."
         )

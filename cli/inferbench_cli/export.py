@@ -17,8 +17,9 @@ from inferbench_cli.folder import Folder
 from inferbench_contract import document, summary
 from inferbench_contract.cells import Row
 from inferbench_contract.errors import EnvironmentFault, PlanError
+from inferbench_contract.evidence import milli, whole
 from inferbench_contract.plan import Plan
-from inferbench_contract.summary import Summary, milli
+from inferbench_contract.summary import Summary
 from inferbench_contract.words import Cell, Strategy
 
 
@@ -120,10 +121,10 @@ def _measured(row: Row) -> dict[str, Any]:
         "outcome": row.outcome,
         "rounds": len(row.medians),
         "samples": row.samples,
-        "latencyNanoseconds": _whole(latency.value if latency else None),
-        "latencyLowNanoseconds": _whole(latency.low if latency else None),
-        "latencyHighNanoseconds": _whole(latency.high if latency else None),
-        "throughputMilliPerSecond": _whole(row.throughput.value if row.throughput else None),
+        "latencyNanoseconds": whole(latency.value if latency else None),
+        "latencyLowNanoseconds": whole(latency.low if latency else None),
+        "latencyHighNanoseconds": whole(latency.high if latency else None),
+        "throughputMilliPerSecond": whole(row.throughput.value if row.throughput else None),
         "speedupMilli": milli(speedup.value if speedup else None),
         "speedupLowMilli": milli(speedup.low if speedup else None),
         "speedupHighMilli": milli(speedup.high if speedup else None),
@@ -132,7 +133,3 @@ def _measured(row: Row) -> dict[str, Any]:
         "relativeL2PartsPerBillion": max(row.values("relative_l2_parts_per_billion"), default=None),
         "top1AgreementBasisPoints": min(row.values("top1_agreement_basis_points"), default=None),
     }
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)

@@ -75,7 +75,7 @@ class Folder:
         except FileNotFoundError as error:
             raise PlanError(f"{self.path} holds no plan.json, so it is not a folder of results.") from error
         except (OSError, UnicodeDecodeError) as error:
-            raise PlanError(f"{self.plan_file} cannot be read: {error}. Start over with --fresh.") from error
+            raise PlanError(f"{self.plan_file} cannot be read: {error}. {plans.START_OVER}") from error
 
     def results(self, plan: Plan) -> tuple[SweepResult, ...]:
         """Read what was delivered so far; what cannot be read counts as not measured."""
@@ -180,8 +180,8 @@ def _require_same(folder: Folder, plan: Plan) -> None:
     found = folder.plan()
     if found.hash != plan.hash:
         raise PlanError(
-            f"{folder.path} holds results of plan {found.short_hash}, and this file's plan is {plan.short_hash}. "
-            "Give --output another folder, or --fresh to throw those results away."
+            f"{folder.path} holds results of plan {found.short_hash}, and this benchmark's plan is {plan.short_hash}. "
+            "Give --output another folder, or throw those results away with `inferbench run --fresh`."
         )
 
 

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from tempfile import TemporaryFile
 from typing import IO, Any
 
-from inferbench_cli.resource import RefusedError, printable
+from inferbench_cli.resource import RefusedError
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
+from inferbench_contract.result import printable
 
 TOOL = "kubectl"
 
@@ -21,6 +22,9 @@ REQUEST_TIMEOUT = "30s"
 
 BENCHMARKS = "inferencebenchmarks.inferbench.dev"
 CONFIG_MAPS = "configmaps"
+
+NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
+"""What the API server takes for a name (RFC 1123, subdomain). kubectl takes anything else for something else."""
 
 COMPLAINT = re.compile(r"[Ee]rror\b|Unable to connect|The connection to the server|[EWIF]\d{4} ")
 """How what kubectl itself has to complain about begins; the rest comes from a program that signs its user in."""
@@ -49,10 +53,15 @@ class Kubectl:
         """Read a benchmark.
 
         Raises:
-            RefusedError: there is none of this name, or it may not be read.
+            RefusedError: there is none of this name, it is no name, or it may not be read.
             UnreachableError: the cluster gave no answer.
             EnvironmentFault: kubectl is not installed.
         """
+        if not NAME.fullmatch(name):
+            raise RefusedError(
+                f"{name!r} is no name of a benchmark: expected small letters, digits and hyphens, like resnet50. "
+                "kubectl get ibench lists those that are there."
+            )
         return _object(self._get(f"{BENCHMARKS}/{name}"))
 
     def config_maps(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:

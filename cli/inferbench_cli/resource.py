@@ -5,7 +5,6 @@ Pure: JSON objects in, as the API server hands them out. `kubectl` fetches them,
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from inferbench_contract import document, shards, summary
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import InferbenchError, PlanError, ResultError, SpecError
 from inferbench_contract.plan import Plan
-from inferbench_contract.result import SweepResult
+from inferbench_contract.result import SweepResult, printable
 from inferbench_contract.shards import Data
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.status import Condition, ShardRef, Status
@@ -99,21 +98,17 @@ def called(item: Mapping[str, Any]) -> str:
     return f"{metadata.get('namespace', 'default')}/{metadata['name']}"
 
 
-def printable(text: str) -> str:
-    """Replace what a terminal would obey: texts from a cluster may come from a pod."""
-    return re.sub(r"[\x00-\x1f\x7f-\x9f]+", " ", text).strip()
-
-
 def understand(item: Mapping[str, Any], stored: Mapping[str, Data]) -> Found:
     """Put a resource and its shards together; `stored` is the data of ConfigMaps by their names.
 
     Raises:
-        RefusedError: the operator does not accept the benchmark, so there is nothing to show.
+        RefusedError: the operator did not accept the benchmark and has measured nothing, so there is nothing to show.
         SpecError: this version of inferbench does not understand its spec.
         PlanError: its plan cannot be known, or its status cannot be read.
     """
     status = status_of(item)
-    if refused := _condition(status, "Accepted", "False"):
+    refused = _condition(status, "Accepted", "False")
+    if refused is not None and not status.shards:
         raise RefusedError(f"{called(item)} is refused ({refused.reason}): {printable(refused.message)}")
     manifest, benchmark = _read(_authored(item), called(item))
     sound, problems = _checked(status.shards, stored)

@@ -19,9 +19,10 @@ from inferbench_contract import cells, document, summary
 from inferbench_contract import plan as plans
 from inferbench_contract.cells import Row
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
+from inferbench_contract.evidence import milli, whole
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.spec import InferenceBenchmark
-from inferbench_contract.summary import Summary, milli
+from inferbench_contract.summary import Summary
 from inferbench_contract.words import Cell, Judgement
 
 INTERRUPTED = 130
@@ -115,9 +116,9 @@ def _csv_row(row: Row, samples: Mapping[tuple[Cell, int], Any]) -> Iterable[str 
     kept = [samples[row.cell, round_] for round_ in row.medians if (row.cell, round_) in samples]
     complete = kept if len(kept) == len(row.medians) else []
     yield from (strategy.backend, strategy.precision, row.cell.batch_size, row.outcome or "Missing")
-    yield from (_whole(getattr(latency, end, None)) for end in ("value", "low", "high"))
+    yield from (whole(getattr(latency, end, None)) for end in ("value", "low", "high"))
     yield from cells.pooled_percentiles(complete)
-    yield _whole(row.throughput.value if row.throughput else None)
+    yield whole(row.throughput.value if row.throughput else None)
     yield from (milli(getattr(speedup, end, None)) for end in ("value", "low", "high"))
     yield row.verdict
     yield ";".join(f"{doubt}:{count}" for doubt, count in row.doubts.items())
@@ -145,10 +146,6 @@ def _compile_ms(row: Row, *, was_cold: int) -> int | None:
 def _middle(row: Row, field: str) -> int | None:
     values = sorted(row.values(field))
     return values[len(values) // 2] if values else None
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
 
 
 def _is_done(opened: Folder, plan: Plan, sweep: Sweep) -> bool:

@@ -57,8 +57,11 @@ class Row:
 
     @cached_property
     def throughput(self) -> Estimate | None:
-        """Geometric mean over rounds of the back-to-back throughput, in thousandths of an input per second."""
-        return evidence.geometric_mean([float(value) for value in self.values("throughput_milli_per_second")])
+        """Geometric mean over rounds of the back-to-back throughput, in thousandths of an input per second.
+
+        A round that had less than half a thousandth says 0, which has no logarithm: it is left out.
+        """
+        return evidence.geometric_mean([float(value) for value in self.values("throughput_milli_per_second") if value])
 
     @cached_property
     def energy_joules(self) -> float | None:
@@ -118,6 +121,10 @@ class Table:
         for row in self.rows.values():
             gathered[row.cell.batch_size].append(row)
         return {size: tuple(rows) for size, rows in gathered.items()}
+
+    def opposite(self, row: Row) -> Row | None:
+        """Return the row on the other side of a row's speedup; None where it has no speedup."""
+        return None if row.speedup is None else self.rows.get(Cell(self.baseline, row.cell.batch_size))
 
     def medians(self, cell: Cell) -> Mapping[int, float]:
         """Round medians of a cell in nanoseconds; empty when it has none or did not end as `Measured`."""

@@ -30,6 +30,14 @@ TIE_WITHIN = 0.01
 MIN_ROUNDS = 2
 """A spread needs two values."""
 
+MAX_LOG = 300.0
+"""Of an estimate or an end of its interval: e^300 is beyond all that can be measured. Much farther out exp overflows,
+or gives a 0 that nothing can be divided by."""
+
+MAX_WHOLE = 2**53 - 1
+"""The largest whole number that every reader of JSON keeps exact (RFC 7493, 2.2). Two rounds that differ a lot have an
+interval that goes beyond it, and beyond the 64 bits of the API server."""
+
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
@@ -67,16 +75,14 @@ def from_logs(logs: Sequence[float]) -> Estimate | None:
         return None
     mean = math.fsum(logs) / rounds
     if rounds < MIN_ROUNDS:
-        return Estimate(math.exp(mean), None, None, rounds)
+        return Estimate(_exp(mean), None, None, rounds)
     error = math.sqrt(math.fsum((log - mean) ** 2 for log in logs) / (rounds - 1) / rounds)
     half_width = t_975(rounds - 1) * error
-    return Estimate(
-        math.exp(mean),
-        math.exp(mean - half_width),
-        math.exp(mean + half_width),
-        rounds,
-        error,
-    )
+    return Estimate(_exp(mean), _exp(mean - half_width), _exp(mean + half_width), rounds, error)
+
+
+def _exp(log: float) -> float:
+    return math.exp(min(max(log, -MAX_LOG), MAX_LOG))
 
 
 def geometric_mean(values: Sequence[float]) -> Estimate | None:
@@ -87,6 +93,16 @@ def geometric_mean(values: Sequence[float]) -> Estimate | None:
 def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Estimate | None:
     """Estimate numerator / denominator from values by round; rounds that lack either side are left out."""
     return from_logs([math.log(numerator[r] / denominator[r]) for r in numerator if r in denominator])
+
+
+def whole(value: float | None) -> int | None:
+    """Write a number as documents hold it: whole, and at most `MAX_WHOLE`."""
+    return None if value is None else min(round(value), MAX_WHOLE)
+
+
+def milli(value: float | None) -> int | None:
+    """Write a ratio in thousandths."""
+    return whole(None if value is None else 1000 * value)
 
 
 def t_975(degrees_of_freedom: int) -> float:

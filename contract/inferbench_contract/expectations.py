@@ -81,7 +81,7 @@ def document(judged: Judged) -> dict[str, Any]:
     entry: dict[str, Any] = {"name": judged.name, "judgement": str(judged.judgement), "at": judged.place}
     if judged.ratio is not None:
         bounds = (("ratioMilli", judged.ratio.value), ("lowMilli", judged.ratio.low), ("highMilli", judged.ratio.high))
-        entry |= {name: round(1000 * value) for name, value in bounds if value is not None}
+        entry |= {name: evidence.milli(value) for name, value in bounds if value is not None}
     return entry
 
 

@@ -34,6 +34,9 @@ MAX_CELLS_PER_SWEEP = 32
 HASH_DIGITS = 10
 """40 bits: two plans of one name meet by chance once in a million million; Job names have room for it."""
 
+START_OVER = "Start over with `inferbench run --fresh`."
+"""What helps where a folder's plan cannot be trusted; of the commands that read one only that one has the option."""
+
 
 @dataclass(frozen=True, slots=True)
 class Sweep:
@@ -155,7 +158,7 @@ def expand(benchmark: InferenceBenchmark) -> Plan:
     return Plan.model_validate({**content, "hash": _hash(content), "unsupported": unsupported})
 
 
-def load(text: str, source: str, remedy: str = "Start over with --fresh.") -> Plan:
+def load(text: str, source: str, remedy: str = START_OVER) -> Plan:
     """Read a plan that `dump` wrote; `source` names it in errors, `remedy` says what helps.
 
     Raises:

@@ -41,6 +41,9 @@ LARGEST = 10**13
 PADDING = b" \t\r\n\0"
 """What may stand behind a result: a shorter one is padded to the length of the one before, a hole in a file is NULs."""
 
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
+"""Control characters (C0, DEL, C1: ECMA-48), what ends a line or a paragraph in Unicode, and halves of characters."""
+
 OUTCOMES = tuple(Outcome)
 DOUBTS = tuple(Doubt)
 
@@ -176,6 +179,11 @@ def cut_in_the_middle(text: str, limit: int) -> str:
     return (text[: kept - tail] + "…" + (text[-tail:] if tail else ""))[:limit]
 
 
+def printable(text: str) -> str:
+    """Keep what prints: a terminal would obey control characters, and half characters cannot be written as UTF-8."""
+    return UNPRINTABLE.sub(" ", text).strip()
+
+
 def decode(payload: bytes, plan: Plan, sweep: Sweep) -> Decoded:
     """Read what a sweep handed over. Cells that cannot be trusted are left out and named in `problems`.
 
@@ -207,7 +215,7 @@ def decode(payload: bytes, plan: Plan, sweep: Sweep) -> Decoded:
 
 def _json(result: SweepResult, limit: int, sent: Sequence[_Column]) -> str:
     reasons = tuple(dict.fromkeys(cell.reason for cell in result.cells if cell.reason))
-    shown = [cut_in_the_middle(_printable(reason), limit) for reason in reasons]
+    shown = [cut_in_the_middle(printable(reason), limit) for reason in reasons]
     place = {reason: index for index, reason in enumerate(reasons)}
     columns: dict[str, list[int | None]] = {
         "b": [cell.batch_size for cell in result.cells],
@@ -230,23 +238,18 @@ def _head(result: SweepResult, limit: int) -> str:
         "plan": result.plan,
         "sweep": result.sweep,
         "inFlight": result.in_flight,
-        "hw": cut_in_the_middle(_printable(result.hardware), min(limit, MAX_HARDWARE_CHARS)),
+        "hw": cut_in_the_middle(printable(result.hardware), min(limit, MAX_HARDWARE_CHARS)),
         "env": result.fingerprint,
         "start": result.started_ms,
         "end": result.finished_ms,
         "prep": result.prepare_ms,
-        "fault": cut_in_the_middle(_printable(result.fault), min(limit, MAX_FAULT_CHARS)),
+        "fault": cut_in_the_middle(printable(result.fault), min(limit, MAX_FAULT_CHARS)),
     }
     return _dumps({key: value for key, value in head.items() if value not in (None, "")})[1:-1]
 
 
 def _dumps(value: object) -> str:
     return json.dumps(value, separators=(",", ":"), ensure_ascii=False)
-
-
-def _printable(text: str) -> str:
-    """Keep what prints: control characters would take six bytes each, half characters cannot be written as UTF-8."""
-    return re.sub(r"[\x00-\x1f\x7f\ud800-\udfff]+", " ", text).strip()
 
 
 def _token(value: int | None) -> str:
@@ -312,7 +315,7 @@ def _reasons(content: Mapping[str, Any]) -> Sequence[str]:
     reasons = content.get("reasons", [])
     if not isinstance(reasons, list) or not all(isinstance(reason, str) for reason in reasons):
         raise ResultError("WrongType", f"reasons is {_shown(reasons)}, expected a list of texts")
-    return [_printable(reason) for reason in reasons]
+    return [printable(reason) for reason in reasons]
 
 
 def _cells(
@@ -376,7 +379,7 @@ def _one_of(value: object, allowed: Iterable[int]) -> int | None:
 
 
 def _short_text(value: object, limit: int) -> str:
-    return cut_in_the_middle(_printable(value), limit) if isinstance(value, str) else ""
+    return cut_in_the_middle(printable(value), limit) if isinstance(value, str) else ""
 
 
 def _shown(value: object) -> str:

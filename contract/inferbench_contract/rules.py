@@ -20,7 +20,7 @@ from inferbench_contract.words import Precision
 CHANGEABLE = ("suspend", "parallelism", "ttlSecondsAfterFinished")
 """The fields of the spec that say nothing about what is measured and how."""
 
-MAX_NAME = 48
+MAX_NAME = 45
 """As in `spec.BenchmarkName`, whose bounds no schema can hold: metadata is the API server's own."""
 
 Place = tuple[str, ...]
@@ -249,7 +249,8 @@ def pod_template() -> dict[str, Any]:
 def guarded_pod_template() -> dict[str, Any]:
     """Return the same with the fields named that give rights, so that rules see them: those of `spec.POD_RIGHTS`."""
     account, flag = _refused("string", 'self == ""', maxLength=253), _refused("boolean", "!self")
-    containers = _list_of(_container(flag))
+    windows = _kept({"hostProcess": flag})
+    containers = _list_of(_container(flag, windows))
     return {
         "metadata": _kept({}),
         "spec": _kept({
@@ -260,15 +261,16 @@ def guarded_pod_template() -> dict[str, Any]:
             "hostPID": flag,
             "hostIPC": flag,
             "hostUsers": flag,
-            "securityContext": _kept({"windowsOptions": _kept({"hostProcess": flag})}),
+            "securityContext": _kept({"windowsOptions": windows}),
             "initContainers": containers,
             "containers": containers,
+            "ephemeralContainers": _refused("array", "self.size() == 0", maxItems=MAX_ITEMS, items=_kept({})),
             "volumes": _list_of(_volume()),
         }),
     }  # fmt: skip
 
 
-def _container(flag: Mapping[str, Any]) -> dict[str, Any]:
+def _container(flag: Mapping[str, Any], windows: Mapping[str, Any]) -> dict[str, Any]:
     added = _refused("array", "self.size() == 0", maxItems=MAX_ITEMS, items={"type": "string", "maxLength": 64})
     port = _kept({
         "hostPort": _refused("integer", "self == 0"),
@@ -278,14 +280,16 @@ def _container(flag: Mapping[str, Any]) -> dict[str, Any]:
         "privileged": flag,
         "allowPrivilegeEscalation": flag,
         "capabilities": _kept({"add": added}),
+        "windowsOptions": windows,
     })  # fmt: skip
     return _kept({"securityContext": context, "ports": _list_of(port)})
 
 
 def _volume() -> dict[str, Any]:
     """Return the schema of a volume. A rule that is false refuses the field whatever it holds."""
-    source = _kept({"serviceAccountToken": _refused("object", "false", **FREE)})
-    return _kept({"hostPath": _refused("object", "false", **FREE), "projected": _kept({"sources": _list_of(source)})})
+    never = _refused("object", "false", **FREE)
+    source = _kept({"serviceAccountToken": never, "podCertificate": never})
+    return _kept({"hostPath": never, "csi": never, "projected": _kept({"sources": _list_of(source)})})
 
 
 def _refused(kind: str, holds: str, **bounds: Any) -> dict[str, Any]:

@@ -44,6 +44,9 @@ MAX_ITEMS = 64
 MAX_FREE_BYTES = 8_192
 """Of a free mapping as JSON: the plan has to fit into a Job, and the object stays small."""
 
+MAX_TTL_SECONDS = 31_536_000
+"""A year."""
+
 MAX_SHOWN = 12
 """Of the choices that a sentence lists."""
 
@@ -120,8 +123,8 @@ WEIGHTS = (r"^(random|[A-Z][A-Z0-9_]*)$", "DEFAULT, random, a name in the model'
 MODULE_FUNCTION = (r"^[A-Za-z_][A-Za-z0-9_.]*:[A-Za-z_][A-Za-z0-9_]*$", "module:function")
 STRATEGY = "[a-z0-9-]+/[a-z0-9-]+"
 
-BenchmarkName = Annotated[str, _text(48, *DNS_LABEL, "resnet50")]
-"""A host name is made of it: `<name>-<10 digits of hash>` and the numbers of stage and sweep, 63 characters in all."""
+BenchmarkName = Annotated[str, _text(45, *DNS_LABEL, "resnet50")]
+"""A host name of 63 characters is made of it: `<name>-<10 digits of hash>-<stage>-<up to 4 digits of sweep>`."""
 ShortName = Annotated[str, _text(63, *DNS_LABEL, "lead-grows")]
 Namespace = Annotated[str, _text(63, *DNS_LABEL, "default")]
 ObjectName = Annotated[str, _text(253, *DNS_NAME, "gpu-queue")]
@@ -162,7 +165,7 @@ class Metadata(Model):
     """Name and labels, as of any Kubernetes object."""
 
     name: BenchmarkName
-    """Name of the benchmark. Jobs and host names are made of it, so it has at most 48 characters and no dots."""
+    """Name of the benchmark. Jobs and host names are made of it, so it has at most 45 characters and no dots."""
     namespace: Namespace | None = None
     """Namespace; without a cluster it says nothing."""
     labels: Annotated[Mapping[LabelKey, Annotated[str, Field(max_length=63)]], Field(max_length=MAX_ITEMS)] = {}
@@ -566,14 +569,81 @@ class CacheSpec(Model):
 
 POD_RIGHTS = frozenset({
     "serviceAccountName", "serviceAccount", "automountServiceAccountToken", "serviceAccountToken",
+    "podCertificate", "csi", "ephemeralContainers",
     "hostNetwork", "hostPID", "hostIPC", "hostUsers", "hostPath", "hostPort", "hostIP", "hostProcess",
     "privileged", "allowPrivilegeEscalation",
 })  # fmt: skip
-"""Fields of a pod that give it rights which its benchmark's author need not have: the operator is nobody's deputy."""
+"""Fields of a pod that give it rights which its benchmark's author need not have: the operator is nobody's deputy.
+
+A projected certificate names the pod's service account; the driver of an inline `csi` volume may be handed its token
+(CSIDriver: tokenRequests); to add an ephemeral container takes a right of its own, and no pod template may have one.
+"""
 
 
 PRIVILEGED = "allow_privileged_pod_templates"
 """Key of the validation context by which an operator's administrator lets pod templates give such rights."""
+
+
+KINDS: Mapping[type, str] = {
+    dict: "a mapping",
+    list: "a list",
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    type(None): "nothing",
+}
+"""What stands in YAML, by what it is read as."""
+
+
+def _merged(place: Place, **identity: type) -> Mapping[Place, type]:
+    """Return the shapes of a list whose entries are merged by what makes two of them the same one."""
+    entry = (*place, "items")
+    return {place: list, entry: dict, **{(*entry, name): kind for name, kind in identity.items()}}
+
+
+def _container_shapes(place: Place) -> Mapping[Place, type]:
+    return {
+        **_merged(place, name=str),
+        **_merged((*place, "items", "env"), name=str),
+        **_merged((*place, "items", "volumeMounts"), mountPath=str),
+        **_merged((*place, "items", "ports"), containerPort=int),
+    }
+
+
+POD_SHAPES: Mapping[Place, type] = {
+    ("metadata",): dict,
+    ("metadata", "labels"): dict,
+    ("metadata", "annotations"): dict,
+    ("spec",): dict,
+    **_merged(("spec", "volumes"), name=str),
+    **_merged(("spec", "imagePullSecrets"), name=str),
+    **_merged(("spec", "tolerations"), key=str, effect=str),
+    **_container_shapes(("spec", "containers")),
+    **_container_shapes(("spec", "initContainers")),
+}
+"""What a pod template is merged by, which cannot be anything else; `items` is any item of a list."""
+
+NAMED = frozenset({"containers", "initContainers", "env", "volumes"})
+"""Lists whose entries have to have a name."""
+
+
+def _misshapen(place: Place, value: JsonValue) -> str | None:
+    """Say what is wrong with the shape of a part of a pod template."""
+    if value is None:
+        return "found nothing, expected a value: leave the field out instead."
+    known = tuple("items" if isinstance(step, int) else step for step in place)
+    wanted = POD_SHAPES.get(known)
+    if wanted is not None and type(value) is not wanted:
+        return f"found {KINDS.get(type(value), 'something else')}, expected {KINDS[wanted]}."
+    if wanted is dict and known[-2:-1] and known[-2] in NAMED and isinstance(value, dict) and "name" not in value:
+        return "found an entry without a name, expected one."
+    return None
+
+
+def _is_well_shaped(template: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    told = ((place, _misshapen(place, value)) for place, value in _contents(template))
+    _refuse({place: sentence for place, sentence in told if sentence is not None})
+    return template
 
 
 def _deputises_nobody(template: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
@@ -588,7 +658,7 @@ def _deputises_nobody(template: dict[str, JsonValue], info: ValidationInfo) -> d
     return template
 
 
-PodTemplate = Annotated[FreeMapping, AfterValidator(_deputises_nobody)]
+PodTemplate = Annotated[FreeMapping, AfterValidator(_deputises_nobody), AfterValidator(_is_well_shaped)]
 
 
 class BenchmarkSpec(Model):
@@ -639,7 +709,7 @@ class BenchmarkSpec(Model):
     """Time after which a sweep is given up."""
     max_failed_cells: Annotated[Integer, Field(ge=0, le=MAX_CELLS)] = 0
     """More failed cells than this make the benchmark fail."""
-    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=31_536_000)] | None = None
+    ttl_seconds_after_finished: Annotated[Integer, Field(ge=0, le=MAX_TTL_SECONDS)] | None = None
     """Time after which a finished benchmark is deleted; without it never."""
     image: Image | None = None
     """The runner's image; without it the operator's default."""

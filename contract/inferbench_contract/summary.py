@@ -14,7 +14,7 @@ from typing import Any
 
 from inferbench_contract import cells, evidence, expectations
 from inferbench_contract.cells import Row, Table
-from inferbench_contract.evidence import Estimate
+from inferbench_contract.evidence import Estimate, milli, whole
 from inferbench_contract.expectations import Judged
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import SweepResult, cut_in_the_middle
@@ -310,10 +310,10 @@ def _entry(best: Best, *, brief: bool) -> dict[str, Any]:
     entry = {
         **short,
         "speedupVerdict": row.verdict,
-        "latencyNanoseconds": _whole(row.latency.value if row.latency else None),
-        "latencyLowNanoseconds": _whole(row.latency.low if row.latency else None),
-        "latencyHighNanoseconds": _whole(row.latency.high if row.latency else None),
-        "throughputMilliPerSecond": _whole(row.throughput.value if row.throughput else None),
+        "latencyNanoseconds": whole(row.latency.value if row.latency else None),
+        "latencyLowNanoseconds": whole(row.latency.low if row.latency else None),
+        "latencyHighNanoseconds": whole(row.latency.high if row.latency else None),
+        "throughputMilliPerSecond": whole(row.throughput.value if row.throughput else None),
         "runnerUp": None if best.runner_up is None else str(best.runner_up.cell.strategy),
         **_interval("margin", best.margin, milli),
         "marginVerdict": best.verdict,
@@ -332,15 +332,6 @@ def _interval(
         return {}
     values = (estimate.value, estimate.low, estimate.high)
     return {f"{name}{part}Milli": unit(value) for part, value in zip(("", "Low", "High"), values, strict=True)}
-
-
-def milli(value: float | None) -> int | None:
-    """Write a ratio in thousandths."""
-    return _whole(None if value is None else 1000 * value)
-
-
-def _whole(value: float | None) -> int | None:
-    return None if value is None else round(value)
 
 
 def _first_failures(table: Table) -> list[dict[str, str]]:

@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Collection, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import product
+from typing import NamedTuple
 
 import kopf
 
@@ -38,6 +39,12 @@ log = logging.getLogger(__name__)
 LIST_AGAIN_SECONDS = 2.0
 """Between two tries at the first list: the definition may be installed a little after the operator."""
 
+STUMBLED_SECONDS = 60.0
+"""After an error of our own in a list: it costs the server too much to be repeated as soon as a refusal."""
+
+ASK_AGAIN_SECONDS = 60.0
+"""Between two questions whether a namespace that was refused may be served now."""
+
 YOUNG = 10_000
 """Objects that are made before the garbage collector looks at them; Python's own 700 are five events of pods, which go
 by themselves."""
@@ -56,6 +63,20 @@ class Parts:
     watches: WatchAges
     filled: asyncio.Event
     """Set once everything was listed."""
+    left_out: set[str] = field(default_factory=set)
+    """Namespaces to be watched that the server refused at the start: the others are served without them."""
+    to_begin_anew: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once one of them can be served, which takes a new start: kopf's namespaces are those that it began with."""
+
+
+class Listed(NamedTuple):
+    """All there is in a namespace, or everywhere."""
+
+    benchmarks: list[Json]
+    jobs: list[Json]
+    pods: list[Json]
+    version: int
+    """The oldest resource version that it is of; it may be a little behind."""
 
 
 FROM_MEMORY = {"labelSelector": handlers.SELECTOR, "resourceVersion": "0"}
@@ -74,8 +95,7 @@ async def run(settings: Settings) -> None:
     workers = [_worker(parts, controller) for _ in range(settings.workers)]
     try:
         async with (
-            _in_the_background(*workers, *_watches(parts)) as busy,
-            _in_the_background(_relist_for_ever(parts), parts.metrics.watch_lag()),
+            _in_the_background(*workers, *_for_ever(parts)) as busy,
             _served(parts, _health(parts, busy)),
         ):
             await _watch(parts)
@@ -87,7 +107,7 @@ async def run(settings: Settings) -> None:
 async def _parts(settings: Settings) -> Parts:
     metrics = Metrics()
     page = ResultsPage(settings.results_detail, settings.max_result_series)
-    owned = product((handlers.JOBS, handlers.PODS), _namespaces(settings))
+    owned = product((handlers.JOBS, handlers.PODS), settings.watch_namespaces or (None,))
     queue: Queue[Key] = Queue()
     parts = Parts(
         settings,
@@ -130,6 +150,14 @@ async def _served(parts: Parts, answers: Health) -> AsyncIterator[None]:
         await served.cleanup()
 
 
+def _for_ever(parts: Parts) -> Iterator[Coroutine[None, None, None]]:
+    """Yield what goes on beside the workers until the operator ends, and is missed if it ends before."""
+    yield _relist_for_ever(parts)
+    yield _watch_owned(parts)
+    yield _ask_for_left_out(parts)
+    yield parts.metrics.watch_lag()
+
+
 async def _worker(parts: Parts, controller: Controller) -> None:
     """Wait until the cache is filled, then work."""
     await parts.filled.wait()
@@ -144,23 +172,34 @@ async def _relist_for_ever(parts: Parts) -> None:
         except ApiError as error:
             log.warning("The cluster cannot be listed: %s. %s", error, _advice(error))
             await asyncio.sleep(LIST_AGAIN_SECONDS)
+        except Exception:
+            log.exception("An error of the operator itself in the list of everything.")
+            await asyncio.sleep(STUMBLED_SECONDS)
         else:
             await asyncio.sleep(parts.settings.resync_seconds)
 
 
 async def _relist(parts: Parts) -> None:
-    """List benchmarks, Jobs and pods, the owners last, so that nothing seems to be an orphan; then look at all."""
-    pods, pods_version = await _list(parts, paths.pods, **FROM_MEMORY)
-    jobs, jobs_version = await _list(parts, paths.jobs, **FROM_MEMORY)
-    benchmarks, version = await _list(parts, paths.benchmarks)
-    changed = parts.cache.renew(benchmarks, jobs, pods, min(pods_version, jobs_version, version))
+    """List everything, take it for truth, and look at all that it changes."""
+    listed, refused = await _list_served(parts)
+    benchmarks = [raw for each in listed for raw in each.benchmarks]
+    jobs, pods = [raw for each in listed for raw in each.jobs], [raw for each in listed for raw in each.pods]
+    changed = parts.cache.renew(benchmarks, jobs, pods, min(each.version for each in listed), refused)
     if not parts.filled.is_set():
         _spare_the_collector()
+        _leave_out(parts, refused)
         changed |= parts.cache.benchmarks.keys()  # the finished ones too, to be shown on /results
         log.info("%d benchmarks, %d Jobs, %d pods", len(benchmarks), len(jobs), len(pods))
     for key in sorted(changed, key=parts.cache.is_finished):  # those that wait for something go first
         parts.queue.add(key)
     parts.filled.set()
+
+
+def _leave_out(parts: Parts, refused: Collection[str]) -> None:
+    """Serve the others only."""
+    parts.left_out |= set(refused)
+    for namespace in refused:
+        parts.watches.forget(namespace)
 
 
 def _spare_the_collector() -> None:
@@ -173,15 +212,39 @@ def _spare_the_collector() -> None:
     gc.set_threshold(YOUNG)
 
 
-async def _list(parts: Parts, path: Callable[[str | None], str], **query: str) -> tuple[list[Json], int]:
-    """Return all objects of a kind, and the oldest resource version that the list is of; it may be a little behind."""
-    found: list[Json] = []
-    versions: list[int] = []
-    for namespace in _namespaces(parts.settings):
-        answer = await parts.api.list(path(namespace), _pruned, **query)
-        found += answer["items"]
-        versions.append(int(answer["metadata"]["resourceVersion"]))
-    return found, min(versions)
+async def _list_served(parts: Parts) -> tuple[list[Listed], set[str]]:
+    """List every namespace; return also which of several the server refuses, as it does once one was deleted.
+
+    Raises:
+        ApiError: there is another reason, or all are refused.
+    """
+    listed: list[Listed] = []
+    refused: dict[str, ApiError] = {}
+    for namespace in _namespaces(parts):
+        try:
+            listed.append(await _list(parts, namespace))
+        except ApiError as error:
+            if namespace is None or not error.is_forbidden:
+                raise
+            refused[namespace] = error
+    if not listed:
+        raise next(iter(refused.values()))
+    for name, refusal in refused.items():
+        log.warning("Namespace %s is not served: %s. %s", name, refusal, _advice(refusal))
+    return listed, set(refused)
+
+
+async def _list(parts: Parts, namespace: str | None) -> Listed:
+    """List pods, Jobs and benchmarks, the owners last, so that nothing seems to be an orphan."""
+    pods, pods_version = await _all(parts, paths.pods(namespace), **FROM_MEMORY)
+    jobs, jobs_version = await _all(parts, paths.jobs(namespace), **FROM_MEMORY)
+    benchmarks, version = await _all(parts, paths.benchmarks(namespace))
+    return Listed(benchmarks, jobs, pods, min(pods_version, jobs_version, version))
+
+
+async def _all(parts: Parts, path: str, **query: str) -> tuple[list[Json], int]:
+    answer = await parts.api.list(path, _pruned, **query)
+    return answer["items"], int(answer["metadata"]["resourceVersion"])
 
 
 def _pruned(raw: Json) -> Json:
@@ -199,29 +262,48 @@ def _advice(error: ApiError) -> str:
     return "The service account lacks a right: see charts/inferbench." if error.is_forbidden else "It is tried again."
 
 
-def _watches(parts: Parts) -> Iterator[Coroutine[None, None, None]]:
+async def _watch_owned(parts: Parts) -> None:
+    """Wait until it is known which benchmarks there are, then watch what belongs to them."""
+    await parts.filled.wait()
+    async with asyncio.TaskGroup() as group:
+        for watch in _watches(parts):
+            group.create_task(watch.run())
+
+
+def _watches(parts: Parts) -> Iterator[Watch]:
     """Yield a watch of Jobs and one of pods for each namespace."""
     hear_job = handlers.on_job(parts.cache, parts.queue)
     hear_pod = handlers.on_pod(parts.cache, parts.queue, parts.settings)
-    for namespace in _namespaces(parts.settings):
+    for namespace in _namespaces(parts):
         for resource, path, hear in ((handlers.JOBS, paths.jobs, hear_job), (handlers.PODS, paths.pods, hear_pod)):
             heard = partial(parts.watches.heard, resource, namespace)
-            yield _watched(parts, Watch(parts.api, path(namespace), handlers.SELECTOR, hear, heard))
+            yield Watch(parts.api, path(namespace), handlers.SELECTOR, hear, heard)
 
 
-async def _watched(parts: Parts, watch: Watch) -> None:
-    """Wait until it is known which benchmarks there are, then watch what belongs to them."""
-    await parts.filled.wait()
-    await watch.run()
+async def _ask_for_left_out(parts: Parts) -> None:
+    """Ask now and then for the namespaces that were left out; once one is back, the operator is to be started anew."""
+    while True:
+        await asyncio.sleep(ASK_AGAIN_SECONDS)
+        for namespace in sorted(parts.left_out):
+            with suppress(ApiError):
+                await _list(parts, namespace)
+                log.info("Namespace %s can be served: the operator ends, to be started anew.", namespace)
+                parts.to_begin_anew.set()
 
 
-def _namespaces(settings: Settings) -> tuple[str | None, ...]:
+def _namespaces(parts: Parts) -> tuple[str | None, ...]:
     """Return the namespaces that are watched; None stands for all at once."""
-    return settings.watch_namespaces or (None,)
+    chosen = parts.settings.watch_namespaces
+    return tuple(name for name in chosen if name not in parts.left_out) if chosen else (None,)
 
 
 async def _watch(parts: Parts) -> None:
-    """Let kopf watch benchmarks until it is told to stop; if it ends with an error, the pod starts again."""
+    """Let kopf watch benchmarks until it is told to stop; if it ends with an error, the pod starts again.
+
+    A namespace that is refused is such an error, so of several only those are watched that could be listed.
+    """
+    if parts.settings.watch_namespaces:
+        await parts.filled.wait()
     heard, counted = parts.watches.heard, parts.metrics.count_request
 
     async def login() -> kopf.AiohttpSession:
@@ -232,7 +314,8 @@ async def _watch(parts: Parts) -> None:
         settings=handlers.kopf_settings(),
         standalone=True,
         clusterwide=not parts.settings.watch_namespaces,
-        namespaces=parts.settings.watch_namespaces,
+        namespaces=[name for name in _namespaces(parts) if name is not None],
+        stop_flag=parts.to_begin_anew,
     )
 
 

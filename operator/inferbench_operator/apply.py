@@ -14,7 +14,7 @@ from inferbench_operator import observed as observing
 from inferbench_operator import paths
 from inferbench_operator.api_errors import ApiError
 from inferbench_operator.kube import Api
-from inferbench_operator.observed import Key, Refusal, SeenBenchmark, SeenJob, Trouble
+from inferbench_operator.observed import JOB_LABEL, Key, Refusal, SeenBenchmark, SeenJob, Trouble
 from inferbench_operator.pods import Manifest
 from inferbench_operator.reconcile import JobPatch
 
@@ -42,12 +42,15 @@ class Hands:
     async def keep_shard(self, benchmark: SeenBenchmark, manifest: Manifest) -> Mapping[str, str] | None:
         """Make a shard; return what it holds, which differs from what was sent where another operator was quicker.
 
-        None where the name is taken by what does not belong to the benchmark.
+        None where the name is taken by what does not belong to the benchmark. Raises UnkeptError where a person has to
+        help, ApiError where trying again may.
         """
         try:
             made = await self._made(paths.config_maps(benchmark.key.namespace), manifest, benchmark)
         except NotOursError:
             return None
+        except ApiError as error:
+            raise UnkeptError(_unkept(error)) from error
         data: Mapping[str, str] = made.get("data") or {}
         return data
 
@@ -91,8 +94,17 @@ class Hands:
         try:
             await self.api.create(paths.config_maps(namespace), trial, dryRun="All")
         except ApiError as error:
-            return error.is_terminating or error.is_not_found
+            if error.is_terminating or error.is_not_found:
+                return True
+            if not (error.is_forbidden or error.is_lasting):
+                raise  # that was no answer to the question
         return False
+
+    async def pods_of(self, key: Key, job: SeenJob) -> list[dict[str, Any]]:
+        """Return a Job's pods as they are now."""
+        answer = await self.api.list(paths.pods(key.namespace), labelSelector=f"{JOB_LABEL}={job.name}")
+        found: list[dict[str, Any]] = answer["items"]
+        return found
 
     async def why_no_pods(self, key: Key, job: SeenJob) -> Trouble | None:
         """Ask the Job controller's events why it could not make pods."""
@@ -131,10 +143,19 @@ class NotOursError(Exception):
         )
 
 
+class UnkeptError(Exception):
+    """Results could not be put where they are safe."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        """Keep what a person has to know."""
+        super().__init__(trouble.message)
+        self.trouble = trouble
+
+
 def refused_pods(message: str) -> Trouble:
     """Sort what the Job controller says about pods that it could not make, and add what to do."""
     text = message.removeprefix("Error creating: ")
-    if "exceeded quota" in text or "failed quota" in text:
+    if _is_quota(text):
         return Trouble("QuotaExceeded", f"{text}. Raise the namespace's ResourceQuota, or ask for less.")
     if "PodSecurity" in text:
         return Trouble("PodSecurityDenied", f"{text}. Mend spec.podTemplate, or the namespace's Pod Security level.")
@@ -148,10 +169,24 @@ def _refusal(error: ApiError) -> Refusal:
     if error.is_terminating:
         return Refusal("NamespaceTerminating", f"{error.message}. Nothing can be made in it any more.", is_final=False)
     if error.is_forbidden:
-        is_quota = "exceeded quota" in error.message or "failed quota" in error.message
+        is_quota = _is_quota(error.message)
         advice = "Raise the namespace's ResourceQuota." if is_quota else "Allow it, or change the benchmark."
         return Refusal("QuotaExceeded" if is_quota else "JobForbidden", f"{error.message}. {advice}", is_final=False)
     if error.is_lasting:
         advice = "Mend spec.podTemplate and create the benchmark anew."
         return Refusal("JobRefused", f"The API server refuses the Job: {error.message}. {advice}", is_final=True)
     raise error
+
+
+def _unkept(error: ApiError) -> Trouble:
+    """Tell why results cannot be kept; raise what only time mends."""
+    if not (error.is_forbidden or error.is_lasting):
+        raise error
+    what = f"Results wait in their pods, because they cannot be kept in a ConfigMap: {error.message}."
+    if _is_quota(error.message):
+        return Trouble("QuotaExceeded", f"{what} Raise the namespace's ResourceQuota, or delete ConfigMaps.")
+    return Trouble("ResultsRefused", f"{what} Let the operator create ConfigMaps there.")
+
+
+def _is_quota(message: str) -> bool:
+    return "exceeded quota" in message or "failed quota" in message

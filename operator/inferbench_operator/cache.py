@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -62,7 +62,7 @@ class Cache:
             self._forget(seen)
             return seen.key
         before = self.benchmarks.get(seen.key)
-        self.keep(seen)
+        self._keep(seen)
         return None if self.benchmarks[seen.key] == before else seen.key
 
     def heard_job(self, kind: str | None, raw: Json) -> Key | None:
@@ -91,7 +91,7 @@ class Cache:
         before = family.pods.get(pod.uid)
         if before is not None and _is_older(pod, before):
             return None
-        if kind == DELETED and (not pod.has_ended or pod.job_uid not in family.jobs):
+        if kind == DELETED and not _is_to_be_read(pod, family):
             family.pods.pop(pod.uid, None)
             self._tidy(key)
             return key if before is not None else None
@@ -99,6 +99,11 @@ class Cache:
         return key if _matters(before, pod) else None
 
     def keep(self, seen: SeenBenchmark) -> None:
+        """Keep a benchmark as the server answered a write to it, unless it was heard meanwhile that it is gone."""
+        if self._is_known(seen.key, seen.uid):
+            self._keep(seen)
+
+    def _keep(self, seen: SeenBenchmark) -> None:
         """Keep a benchmark as it is now, unless something newer was heard; of a finished one little is kept."""
         before = self.benchmarks.get(seen.key)
         if before is not None and before.uid == seen.uid and _is_older(seen, before):
@@ -107,37 +112,50 @@ class Cache:
             seen = replace(seen, status={key: seen.status[key] for key in KEPT_WHEN_FINISHED if key in seen.status})
             self._family(seen.key).pods.clear()
         self.benchmarks[seen.key] = seen
+        if before is None or before.uid != seen.uid:
+            self._note_running(seen.key)  # its Job may have been heard of first
 
     def keep_job(self, key: Key, job: SeenJob) -> None:
-        """Keep a Job that was just made or changed, unless the watch has told something newer of it."""
+        """Keep a Job that was just made or changed, unless the watch has told something newer of it or its owner."""
+        if not self._is_known(key, job.owner_uid):
+            return
         jobs = self._family_for(key).jobs
         if (before := jobs.get(job.uid)) is None or not _is_older(job, before):
             jobs[job.uid] = job
             self._note_running(key)
 
-    def renew(self, benchmarks: Iterable[Json], jobs: Iterable[Json], pods: Iterable[Json], version: int) -> set[Key]:
+    def renew(
+        self,
+        benchmarks: Iterable[Json],
+        jobs: Iterable[Json],
+        pods: Iterable[Json],
+        version: int,
+        unlisted: Collection[str] = (),
+    ) -> set[Key]:
         """Take a list of everything for truth, and return the benchmarks that it changes or that still run.
 
         A list may be older than what the watches have told meanwhile. `version` is the resource version that it is of:
-        what is newer stays as it is, and is not missing either.
+        what is newer stays as it is, and is not missing either. Nor is what lies in a namespace that was not listed.
         """
         listed = {seen.key: seen for seen in map(observing.benchmark, benchmarks) if seen.uid not in self._deleted}
         self._deleted.clear()
-        gone = [seen for key, seen in self.benchmarks.items() if key not in listed and not _is_newer(seen, version)]
+        missing = [seen for key, seen in self.benchmarks.items() if key not in listed and key.namespace not in unlisted]
+        gone = [seen for seen in missing if not _is_newer(seen, version)]
         for seen in gone:
             self._forget(seen)
         for key, seen in listed.items():
             known = self.benchmarks.get(key)
             if known is None or not _is_older(seen, known):  # of another uid, too
-                self.keep(seen)
+                self._keep(seen)
         changed = {seen.key for seen in gone} | {key for key in listed if not self.is_finished(key)}
-        return changed | self._renewed_jobs(list(jobs), version) | self._renewed_pods(list(pods), version)
+        changed |= self._renewed_jobs(list(jobs), version, unlisted)
+        return changed | self._renewed_pods(list(pods), version, unlisted)
 
-    def _renewed_jobs(self, jobs: list[Json], version: int) -> set[Key]:
+    def _renewed_jobs(self, jobs: list[Json], version: int, unlisted: Collection[str]) -> set[Key]:
         """Take Jobs that are not listed for deleted."""
         present = {raw["metadata"]["uid"] for raw in jobs}
         changed = {key for raw in jobs if (key := self.heard_job(None, raw)) is not None}
-        for key, family in self._families.items():
+        for key, family in self._listed_families(unlisted):
             for uid, job in tuple(family.jobs.items()):
                 if uid in present or _is_newer(job, version):
                     continue
@@ -149,22 +167,29 @@ class Cache:
             self._note_running(key)
         return changed
 
-    def _renewed_pods(self, pods: list[Json], version: int) -> set[Key]:
+    def _renewed_pods(self, pods: list[Json], version: int, unlisted: Collection[str]) -> set[Key]:
         """Forget pods that are not listed, but for what they have said; and families of which nothing is left."""
         present = {raw["metadata"]["uid"] for raw in pods}
         changed = {key for raw in pods if (key := self.heard_pod(None, raw)) is not None}
-        for key, family in tuple(self._families.items()):
+        for key, family in self._listed_families(unlisted):
             for uid, pod in tuple(family.pods.items()):
-                if uid not in present and not pod.has_ended and not _is_newer(pod, version):
+                if uid not in present and not _is_to_be_read(pod, family) and not _is_newer(pod, version):
                     del family.pods[uid]
                     changed.add(key)
             self._tidy(key)
         return changed
 
+    def _listed_families(self, unlisted: Collection[str]) -> list[tuple[Key, Family]]:
+        return [(key, family) for key, family in self._families.items() if key.namespace not in unlisted]
+
     def _is_awaited(self, key: Key, job: SeenJob) -> bool:
         """Tell whether somebody still waits for what comes of a Job."""
+        return self._is_known(key, job.owner_uid) and not self.is_finished(key)
+
+    def _is_known(self, key: Key, uid: str) -> bool:
+        """Tell whether a benchmark is there, as far as was heard, and not one of its name made since."""
         seen = self.benchmarks.get(key)
-        return seen is not None and not seen.is_finished and seen.uid == job.owner_uid
+        return seen is not None and seen.uid == uid
 
     def _tidy(self, key: Key) -> None:
         """Drop the family of a benchmark that is gone, once the last of its Jobs and pods is gone too."""
@@ -194,7 +219,10 @@ class Cache:
         return len(self._running)
 
     def _note_running(self, key: Key) -> None:
-        if any(job.is_running for job in self._family(key).jobs.values()):
+        """Note whether a benchmark runs; a Job that no benchmark owns is somebody else's, whatever its labels say."""
+        seen = self.benchmarks.get(key)
+        jobs = self._family(key).jobs.values()
+        if seen is not None and any(job.is_running and job.owner_uid == seen.uid for job in jobs):
             self._running.add(key)
         else:
             self._running.discard(key)
@@ -240,6 +268,11 @@ def _matters(before: SeenPod | None, now: SeenPod) -> bool:
     if before is None:
         return told != (False, b"", None, None)
     return told != (before.has_ended, before.message, before.trouble, before.gone_by)
+
+
+def _is_to_be_read(pod: SeenPod, family: Family) -> bool:
+    """Tell whether a pod that is gone may have left a message that somebody still wants."""
+    return pod.has_ended and pod.job_uid in family.jobs
 
 
 def _is_older(one: Seen, other: Seen) -> bool:

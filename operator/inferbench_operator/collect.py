@@ -24,6 +24,9 @@ NOT_A_CRASH = {None, 0, ASKED_TO_STOP_STATUS, ENVIRONMENT_FAULT_STATUS}
 MAX_STAGES = 2
 """The planned rounds, and one stage for what was lost; what is lost again is a failure."""
 
+CELLS_LEFT_OUT = "CellsLeftOut"
+"""Why a part of a message was not used, in a word: its other cells were."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -36,7 +39,9 @@ class Collected:
     fault: str | None
     """What the machines lack, in the runner's words; the benchmark ends with it."""
     waits_until: datetime | None
-    """When a message that may still be on its way counts as lost."""
+    """Until when a message may still be on its way."""
+    unheard: tuple[SeenJob, ...] = ()
+    """Jobs that owe results and whose pods have to be listed before anything of them counts as lost."""
 
 
 def attempt(pod: SeenPod, sweep: int, plan: Plan) -> Attempt:
@@ -44,8 +49,8 @@ def attempt(pod: SeenPod, sweep: int, plan: Plan) -> Attempt:
     try:
         decoded = results.decode(pod.message, plan, plan.sweeps[sweep])
     except ResultError as error:
-        return Attempt(pod, sweep, None, str(error))
-    return Attempt(pod, sweep, decoded.result, "; ".join(decoded.problems))
+        return Attempt(pod, sweep, None, str(error), error.reason)
+    return Attempt(pod, sweep, decoded.result, "; ".join(decoded.problems), CELLS_LEFT_OUT if decoded.problems else "")
 
 
 def collect(observed: Observed, plan: Plan, now: datetime, lost_after: timedelta) -> Collected:
@@ -55,15 +60,18 @@ def collect(observed: Observed, plan: Plan, now: datetime, lost_after: timedelta
     stages = _last_stage(observed.jobs, plan)
     for sweep in plan.sweeps:
         job = stages.get(sweep.index)
-        is_decided = job is not None and (job.is_over or _has_failed(job, sweep.index))
+        is_decided = job is not None and (_has_failed(job, sweep.index) or _is_heard(job, observed))
         if sweep.index not in final and (found := conclude(plan, sweep, tried.get(sweep.index, ()), is_decided)):
             final[sweep.index] = found
     open_ = [sweep.index for sweep in plan.sweeps if sweep.index not in final]
     over = [index for index in open_ if (stages[index].is_over if index in stages else _had_a_job(observed))]
-    ends = [_end_of(stages[index]) for index in over if index in stages]
+    owing = {stages[index].uid: stages[index] for index in over if index in stages}.values()
+    ends = [_end_of(job) for job in owing]
     waits_until = max((end + lost_after for end in ends if not has_passed(end, lost_after, now)), default=None)
-    lost = {} if waits_until is not None else {index: tried.get(index, ()) for index in over}
-    return Collected(final, lost, _fault(observed), waits_until)
+    unheard = () if waits_until is not None else tuple(job for job in owing if job.uid not in observed.listed_jobs)
+    is_early = waits_until is not None or unheard
+    lost = {} if is_early else {index: tried.get(index, ()) for index in over}
+    return Collected(final, lost, _fault(observed), waits_until, unheard)
 
 
 def stages_so_far(observed: Observed) -> int:
@@ -118,6 +126,11 @@ def _has_failed(job: SeenJob, sweep: int) -> bool:
     return any(job.sweep(place) == sweep for place in job.failed_places if place < len(job.all_sweeps))
 
 
+def _is_heard(job: SeenJob, observed: Observed) -> bool:
+    """Tell whether all that its pods said is known: the watch may tell the end of a Job before that of its last pod."""
+    return job.is_over and job.uid in observed.listed_jobs
+
+
 def _end_of(job: SeenJob) -> datetime:
     """Jobs and pods are watched apart, so the last message may come a little after the end of its Job."""
     return job.ended or job.created
@@ -167,7 +180,7 @@ def _last_words(last: Attempt) -> str:
     """Return what the runner said; without a plan that it can read it says it in plain text."""
     if last.result is not None and last.result.fault:
         return last.result.fault
-    said = last.pod.message.decode(errors="replace").strip()
+    said = results.printable(last.pod.message.decode(errors="replace"))
     return said or f"see the log of pod {last.pod.name}"
 
 

@@ -51,6 +51,15 @@ def document(told: tuple[Condition, ...], before: Json, generation: int, now: da
     return [_document(condition, observing.condition(before, condition.kind), generation, now) for condition in told]
 
 
+def with_one(before: Json, said: Condition, now: datetime) -> list[dict[str, Any]] | None:
+    """Return the conditions of a status with one of them changed; None where that was said already, or never."""
+    known = observing.condition(before, said.kind)
+    if not known or known["reason"] == said.reason:
+        return None
+    changed = _document(said, known, known.get("observedGeneration", 0), now)
+    return [changed if each["type"] == said.kind else each for each in before["conditions"]]
+
+
 def _document(condition: Condition, before: Mapping[str, Any], generation: int, now: datetime) -> dict[str, Any]:
     is_same = before.get("status") == condition.status
     return {
@@ -143,6 +152,8 @@ def _as_before(standing: Standing, kind: str, reason: str) -> Condition:
 
 
 def _results_complete(standing: Standing) -> Condition:
+    if (unkept := standing.observed.unkept) is not None:
+        return Condition("ResultsComplete", FALSE, unkept.reason, unkept.message)
     if standing.ending is None:
         return Condition("ResultsComplete", FALSE, "Measuring")
     if standing.summary is not None and standing.summary.is_complete:

@@ -11,20 +11,33 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 from inferbench_contract import document, shards, summary
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import InferbenchError, PlanError, ResultError, SpecError
 from inferbench_contract.plan import Plan
 from inferbench_contract.spec import InferenceBenchmark
-from inferbench_operator import collect, jobs, logs, paths, standing
+from inferbench_contract.summary import Summary
+from inferbench_operator import collect, conditions, jobs, logs, paths, standing
 from inferbench_operator import observed as observing
 from inferbench_operator.api_errors import ApiError
-from inferbench_operator.apply import Hands
+from inferbench_operator.apply import Hands, UnkeptError
 from inferbench_operator.cache import Cache
+from inferbench_operator.conditions import Condition
 from inferbench_operator.kube import Api
 from inferbench_operator.metrics import Metrics
-from inferbench_operator.observed import Attempt, Key, Observed, Refusal, SeenBenchmark, SeenJob, Shard, Trouble
+from inferbench_operator.observed import (
+    Attempt,
+    Key,
+    Observed,
+    Refusal,
+    SeenBenchmark,
+    SeenJob,
+    SeenPod,
+    Shard,
+    Trouble,
+)
 from inferbench_operator.reconcile import Decision, NewShard, Written, decide
 from inferbench_operator.results_page import Published, ResultsPage
 from inferbench_operator.settings import Settings
@@ -56,6 +69,7 @@ class Memory:
     refusal: Refusal | None = None
     pod_refusals: dict[str, Trouble] = field(default_factory=dict)
     asked: datetime | None = None
+    listed_jobs: frozenset[str] = frozenset()
     asked_about: set[str] = field(default_factory=set)
     """Pods whose deletion was looked into."""
     written: Written = field(default_factory=Written)
@@ -123,12 +137,20 @@ class Controller:
         memory = self._memory(seen)
         observed = await self._observed(seen, memory)
         decision = decide(observed, self._settings, self._clock(), memory.written)
+        if decision.unheard:
+            observed = await self._heard(seen, memory, decision.unheard)
+            decision = decide(observed, self._settings, self._clock(), memory.written)
         if decision.job is None:
             memory.refusal = None  # nothing is asked for, so nothing is tried again
         else:
             observed = await self._begun(observed, memory, decision)
             decision = replace(decide(observed, self._settings, self._clock(), memory.written), job=None)
-        await self._carry_out(observed, memory, decision)
+        try:
+            await self._carry_out(observed, memory, decision)
+        except UnkeptError as error:
+            observed = replace(observed, unkept=error.trouble)
+            await self._carry_out(observed, memory, decide(observed, self._settings, self._clock(), memory.written))
+            raise BlockedError(error.trouble.message) from error
         if memory.refusal is not None and not memory.refusal.is_final:
             raise BlockedError(memory.refusal.message)
 
@@ -142,8 +164,11 @@ class Controller:
         return memory
 
     def _forget(self, key: Key) -> None:
+        """Forget a benchmark; those whose cells have room on /results now are read and shown again."""
         self._memories.pop(key, None)
-        self._page.drop(key.namespace, key.name)
+        for fits in self._page.drop(key.namespace, key.name):
+            self._memories.pop(Key(*fits), None)
+            self._queue.add(Key(*fits))
 
     async def _observed(self, seen: SeenBenchmark, memory: Memory) -> Observed:
         self._read(seen, memory)
@@ -151,7 +176,10 @@ class Controller:
         if seen.is_finished and memory.is_published:
             return Observed(seen, memory.wanted, memory.mistakes, jobs=stages, missing_shards=memory.missing_shards)
         await self._recall(seen, stages, memory)
-        pods = self._cache.pods(seen)
+        if (plan := memory.plan) is not None:
+            stages = tuple(job for job in stages if jobs.is_stage(job, seen, plan))
+        of_stages = {job.uid for job in stages}
+        pods = tuple(pod for pod in self._cache.pods(seen) if pod.job_uid in of_stages)
         observed = Observed(
             benchmark=seen,
             wanted=memory.wanted,
@@ -159,12 +187,13 @@ class Controller:
             plan=memory.plan,
             jobs=stages,
             pods=tuple(pod for pod in pods if not pod.has_ended),
-            attempts=tuple(self._attempts(stages, memory, seen)),
+            attempts=tuple(self._attempts(stages, pods, memory)),
             shards=tuple((memory.shards or {}).values()),
             refusal=memory.refusal,
             pod_refusals=memory.pod_refusals,
             missing_shards=memory.missing_shards,
             taken_names=memory.taken_names,
+            listed_jobs=memory.listed_jobs,
             running=self._cache.running,
         )
         await self._ask_why(observed, memory)
@@ -194,12 +223,14 @@ class Controller:
             await self._recall_shards(seen, memory, memory.plan)
 
     async def _plan_in(self, seen: SeenBenchmark, stages: Iterable[SeenJob]) -> Plan | None:
+        told = (seen.status.get("plan") or {}).get("hash")
         for job in stages:
             text = job.plan
             if text is None and (name := _plan_map_of(job)):
                 text = ((await self._config_map(seen.key, name)) or {}).get(shards.PLAN)
-            if text is not None:
-                return _loaded(text, f"the plan of Job {job.name}")
+            plan = None if text is None else _loaded(text, f"the plan of Job {job.name}")
+            if plan is not None and told in {None, plan.short_hash} and jobs.is_stage(job, seen, plan):
+                return plan
         return None
 
     async def _plan_in_shard(self, seen: SeenBenchmark) -> Plan | None:
@@ -230,12 +261,12 @@ class Controller:
             raise
         return data
 
-    def _attempts(self, stages: Iterable[SeenJob], memory: Memory, seen: SeenBenchmark) -> Iterable[Attempt]:
+    def _attempts(self, stages: Iterable[SeenJob], pods: Iterable[SeenPod], memory: Memory) -> Iterable[Attempt]:
         """Read the messages of pods that ended, each once."""
         if memory.plan is None:
             return
         by_uid = {job.uid: job for job in stages}
-        for pod in self._cache.pods(seen):
+        for pod in pods:
             job = by_uid[pod.job_uid]
             if not pod.has_ended or pod.place >= len(job.all_sweeps) or job.sweep(pod.place) >= len(memory.plan.sweeps):
                 continue
@@ -244,8 +275,19 @@ class Controller:
                 known = memory.attempts[pod.uid] = collect.attempt(pod, job.sweep(pod.place), memory.plan)
                 if known.problem:
                     log.warning("the message of pod %s is not used: %s", pod.name, known.problem)
-                    self._metrics.count_rejected(known.problem.partition(":")[0])
+                    self._metrics.count_rejected(known.reason)
             yield known
+
+    async def _heard(self, seen: SeenBenchmark, memory: Memory, stages: Iterable[SeenJob]) -> Observed:
+        """List the pods of Jobs that owe results, for what their watch has not told yet; return what is observed then.
+
+        The list is of now, not from the server's memory, and their Jobs have ended: what is not in it is lost.
+        """
+        for job in stages:
+            for raw in await self._hands.pods_of(seen.key, job):
+                self._cache.heard_pod(None, raw)
+            memory.listed_jobs |= {job.uid}
+        return await self._observed(seen, memory)
 
     async def _ask_why(self, observed: Observed, memory: Memory) -> None:
         """Read why a Job has no pods, now and then while it has none."""
@@ -293,11 +335,12 @@ class Controller:
             self._queue.add(seen.key)
             return
         if decision.status is not None:
-            seen = await self._hands.write_status(seen, decision.status)
+            seen = await self._written(seen, decision.status)
             self._remember_written(memory, decision)
             self._cache.keep(seen)
         if decision.conditions is not None:
-            self._cache.keep(await self._hands.write_conditions(seen, decision.conditions))
+            seen = await self._hands.write_conditions(seen, decision.conditions)
+            self._cache.keep(seen)
         for event in decision.events:
             await self._hands.post(event)
         for patch in decision.job_patches:
@@ -309,18 +352,27 @@ class Controller:
         if decision.again_after is not None:
             self._queue.add_after(seen.key, decision.again_after.total_seconds())
 
+    async def _written(self, seen: SeenBenchmark, status: dict[str, Any]) -> SeenBenchmark:
+        """Write a status. One that the server refuses for good is told in the one that it has, before it is raised."""
+        try:
+            return await self._hands.write_status(seen, status)
+        except ApiError as error:
+            message = f"{error.message}. What is measured is kept. Install the resource of this operator's version."
+            refused = Condition("Running", conditions.FALSE, "StatusRefused", message)
+            told = conditions.with_one(seen.status, refused, self._clock()) if error.is_lasting else None
+            if told is not None:
+                self._cache.keep(await self._hands.write_conditions(seen, told))
+            raise
+
     async def _keep_shard(self, seen: SeenBenchmark, memory: Memory, new: NewShard) -> bool:
-        """Make a shard; False where its name holds something else: results, which then count, or nothing of ours."""
+        """Make a shard; False where its name holds anything else: whoever may make ConfigMaps could have made it."""
         data = await self._hands.keep_shard(seen, jobs.config_map(seen, new.name, new.data))
-        kept = None
-        if data is not None:
-            kept = new.shard if data == new.data or memory.plan is None else _shard(new.name, data, memory.plan)
-        if kept is None:
-            log.warning("ConfigMap %s is not of this benchmark; its results get another name", new.name)
+        if data != new.data:
+            log.warning("ConfigMap %s holds something else; the results get another name.", new.name)
             memory.taken_names |= {new.name}
             return False
-        memory.shards = {**(memory.shards or {}), kept.name: kept}
-        return kept.sha256 == new.shard.sha256
+        memory.shards = {**(memory.shards or {}), new.name: new.shard}
+        return True
 
     def _remember_written(self, memory: Memory, decision: Decision) -> None:
         now = self._clock()
@@ -330,19 +382,15 @@ class Controller:
         """Show a finished benchmark on /results, once; afterwards little of it is remembered."""
         if not seen.is_finished or memory.is_published:
             return
-        found = decision.summary
-        if found is None and memory.plan is not None and memory.wanted is not None:
-            results = [result for shard in (memory.shards or {}).values() for result in shard.results]
-            found = summary.summarize(memory.wanted, memory.plan, results)
-        if memory.wanted is not None and found is not None:
+        if memory.wanted is not None:
+            found = decision.summary or _recalled(memory.wanted, memory)
             self._page.put(seen.key.namespace, seen.key.name, self._published(memory.wanted, found, seen))
         memory.is_published = True
         memory.plan, memory.shards = None, None
         memory.attempts.clear()
-        if memory.wanted is not None and memory.wanted.spec.ttl_seconds_after_finished is None:
-            memory.wanted = None  # nothing is left to be decided by it
+        memory.wanted = None  # nothing is left to be decided by it
 
-    def _published(self, wanted: InferenceBenchmark, found: summary.Summary, seen: SeenBenchmark) -> Published:
+    def _published(self, wanted: InferenceBenchmark, found: Summary | None, seen: SeenBenchmark) -> Published:
         status = seen.status
         completed = observing.time_or_none(status.get("completionTime"))
         has_succeeded = observing.condition_status(status, "Succeeded") == "True"
@@ -355,6 +403,14 @@ class Controller:
             completed=completed,
             succeeded=completed if has_succeeded else None,
         )
+
+
+def _recalled(wanted: InferenceBenchmark, memory: Memory) -> Summary | None:
+    """Summarise what the shards hold; None where one is missing: what is left could name another winner."""
+    if memory.plan is None or memory.missing_shards:
+        return None
+    results = (result for shard in (memory.shards or {}).values() for result in shard.results)
+    return summary.summarize(wanted, memory.plan, results)
 
 
 def _plan_map_of(job: SeenJob) -> str | None:

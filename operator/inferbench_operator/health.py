@@ -43,6 +43,10 @@ class WatchAges:
         if (resource, namespace) in self._heard:
             self._heard[resource, namespace] = self._clock()
 
+    def forget(self, namespace: str) -> None:
+        """Expect nothing of a namespace's watches any more."""
+        self._heard = {watch: heard for watch, heard in self._heard.items() if watch[1] != namespace}
+
     def seconds(self) -> dict[str, float]:
         """Return the age of each resource's last sign of life; of several namespaces, of the one that is silent."""
         now, ages = self._clock(), dict[str, float]()

@@ -13,6 +13,7 @@ from inferbench_contract.ranges import format_sweeps
 from inferbench_contract.spec import BenchmarkSpec
 from inferbench_contract.statuses import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_operator import pods
+from inferbench_operator.collect import MAX_STAGES
 from inferbench_operator.observed import (
     BENCHMARK_LABEL,
     MANAGED_BY,
@@ -23,6 +24,7 @@ from inferbench_operator.observed import (
     STAGE_LABEL,
     SWEEPS_VARIABLE,
     SeenBenchmark,
+    SeenJob,
 )
 from inferbench_operator.pods import Manifest
 from inferbench_operator.settings import Settings
@@ -41,8 +43,17 @@ FAIL_JOB = (ENVIRONMENT_FAULT_STATUS,)
 
 
 def job_name(benchmark: SeenBenchmark, plan: Plan, stage: int) -> str:
-    """Return the name of a stage's Job: at most 48 + 1 + 10 + 1 + 1 characters."""
+    """Return the name of a stage's Job: at most 45 + 1 + 10 + 1 + 1 characters."""
     return f"{benchmark.key.name}-{plan.short_hash}-{stage}"
+
+
+def is_stage(job: SeenJob, benchmark: SeenBenchmark, plan: Plan) -> bool:
+    """Tell whether a Job can be a stage of this plan: any Job may carry our labels and name the benchmark as owner."""
+    planned = len(plan.sweeps)
+    is_known = job.stage in range(MAX_STAGES) and job.name == job_name(benchmark, plan, job.stage)
+    if job.sweeps is None:
+        return is_known and job.stage == 0 and job.completions == planned
+    return is_known and job.stage > 0 and job.completions == len(job.sweeps) and job.sweeps[-1] < planned
 
 
 def shard_name(benchmark: SeenBenchmark, plan: Plan, number: int) -> str:

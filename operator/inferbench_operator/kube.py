@@ -7,6 +7,7 @@ generated models alone: importing `CoreV1Api` costs 90 MiB, and a model refuses 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from inferbench_contract.errors import EnvironmentFault
 from inferbench_operator.api_errors import ApiError, error_of
 from inferbench_operator.paths import resource_of
 from inferbench_operator.throttle import Throttle
+
+log = logging.getLogger(__name__)
 
 USER_AGENT = f"inferbench-operator/{__version__}"
 
@@ -51,6 +54,9 @@ WATCH_CONNECT_SECONDS = 10
 
 WATCH_SILENT_SECONDS = 70
 """kopf's own patience: the server sends a bookmark each minute, so a watch without one leads nowhere any more."""
+
+MAX_LINE_BYTES = 16 * 2**20
+"""Of one event of a watch. The store takes objects of 1.5 MiB, and a character becomes at most six (\\u003c)."""
 
 JSON = "application/json"
 JSON_PATCH = "application/json-patch+json"
@@ -107,6 +113,40 @@ class _Silence:
             self._timer = self._loop.call_later(left, self._look)
         else:
             self._give_up()
+
+
+class _Lines:
+    """Cuts a stream into lines, and skips endless ones. aiohttp itself gives up at 4 MiB, which a pod may have."""
+
+    def __init__(self, request: str) -> None:
+        """Take what was asked for, to name it."""
+        self._request = request
+        self._begun: list[bytes] = []
+        self._size = 0
+
+    def take(self, chunk: bytes) -> list[bytes]:
+        """Take the next bytes; return the lines that end in them."""
+        first, *more = chunk.split(b"\n")
+        self._keep(first)
+        if not more:
+            return []
+        lines = [*self.end(), *more[:-1]]
+        self._keep(more[-1])
+        return lines
+
+    def end(self) -> list[bytes]:
+        """Return the line that has begun, if there is one."""
+        begun, size, self._begun, self._size = self._begun, self._size, [], 0
+        if size > MAX_LINE_BYTES:
+            told = f"{size:,} bytes, expected at most {MAX_LINE_BYTES:,}"
+            log.warning("%s: an event of %s, is skipped.", self._request, told)
+            return []
+        return [b"".join(begun)] if size else []
+
+    def _keep(self, piece: bytes) -> None:
+        self._size += len(piece)
+        if self._size <= MAX_LINE_BYTES:
+            self._begun.append(piece)
 
 
 class Api:
@@ -179,13 +219,17 @@ class Api:
         """
         query = {"watch": "true", "allowWatchBookmarks": "true", "timeoutSeconds": WATCH_SECONDS, **query}
         response = await self._repeated(partial(self._open_watch, path, query), RETRY_DELAYS_SECONDS)
-        silence = _Silence(self._silent_seconds, response.close)
+        request, silence = f"WATCH {path}", _Silence(self._silent_seconds, response.close)
+        lines = _Lines(request)
         try:
             on_open()
-            with _as_api_error(f"WATCH {path}"):
-                async for line in response.content:
+            with _as_api_error(request):
+                async for chunk in response.content.iter_any():
                     silence.broken()
-                    on_event(*_event(f"WATCH {path}", line))
+                    for line in lines.take(chunk):
+                        on_event(*_event(request, line))
+            for line in lines.end():  # of a stream that ends without a newline: a proxy's page
+                on_event(*_event(request, line))
         finally:
             silence.end()
             response.close()

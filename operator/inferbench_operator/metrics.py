@@ -94,7 +94,7 @@ class Metrics:
         self._requests.labels(verb, resource, str(code)).observe(seconds)
 
     def count_rejected(self, reason: str) -> None:
-        """Count a termination message that was no result: the `reason` of its ResultError."""
+        """Count a termination message that was not used, or not all of it: the `reason` of the attempt."""
         self._rejected.labels(reason).inc()
 
     def follow_queue(self, queue: Queue[Any]) -> None:
@@ -129,7 +129,10 @@ class Metrics:
 
     def render(self, accept: str = "") -> tuple[bytes, str]:
         """Return all metrics and their content type: OpenMetrics for who accepts it, else Prometheus' text format."""
-        encode, content_type = choose_encoder(accept)
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # it compares versions that are no numbers, too
+            encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
     def _histogram(self, name: str, documentation: str, buckets: tuple[float, ...], *labels: str) -> Histogram:

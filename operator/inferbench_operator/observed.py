@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from inferbench_contract.plan import Plan
 from inferbench_contract.ranges import parse_sweeps
 from inferbench_contract.result import MAX_BYTES, SweepResult
-from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.spec import MAX_TTL_SECONDS, InferenceBenchmark
 
 Json = Mapping[str, Any]
 
@@ -24,6 +24,7 @@ STAGE_LABEL = "inferbench.dev/stage"
 MANAGED_BY = ("app.kubernetes.io/managed-by", "inferbench-operator")
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 JOB_LABEL = "batch.kubernetes.io/job-name"
+JOB_UID_LABEL = "batch.kubernetes.io/controller-uid"
 INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 RUNNER = "runner"
@@ -57,6 +58,8 @@ class SeenBenchmark:
     """What its author wrote, as JSON."""
     status: Json
     """What the operator wrote last; of a finished benchmark only what may still be needed."""
+    ttl_seconds: int | None = None
+    """After how long it is to be deleted once it has ended; told also by one that is wrong otherwise."""
     resource_version: str = field(default="", compare=False)
 
     @property
@@ -115,9 +118,9 @@ class SeenJob:
         return place if self.sweeps is None else self.sweeps[place]
 
     @property
-    def all_sweeps(self) -> tuple[int, ...]:
+    def all_sweeps(self) -> Sequence[int]:
         """All sweeps that it was made for."""
-        return tuple(range(self.completions)) if self.sweeps is None else self.sweeps
+        return range(self.completions) if self.sweeps is None else self.sweeps
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,8 @@ class Attempt:
     result: SweepResult | None
     problem: str
     """Why its message, or a part of it, was left out; empty when all of it was read."""
+    reason: str = ""
+    """That in a word of ours, for a metric: nothing of the message is in it."""
 
 
 @dataclass(frozen=True)
@@ -226,8 +231,12 @@ class Observed:
     """By Job name: why its pods were not even created (quota, LimitRange, Pod Security)."""
     missing_shards: tuple[str, ...] = ()
     """Shards that the status names and the cluster no longer has."""
+    unkept: Trouble | None = None
+    """Why results that should be safe by now cannot be put into a ConfigMap."""
     taken_names: frozenset[str] = frozenset()
     """Names of shards under which something else stands."""
+    listed_jobs: frozenset[str] = frozenset()
+    """Uids of Jobs whose pods were listed after their end, so that no message of theirs is unheard."""
     running: int = 1
     """How many benchmarks run, this one included: they share what counters may cost."""
     is_namespace_leaving: bool = False
@@ -246,8 +255,15 @@ def benchmark(raw: Json) -> SeenBenchmark:
         is_deleting="deletionTimestamp" in metadata,
         content=json.dumps(content, separators=(",", ":")),
         status=raw.get("status") or {},
+        ttl_seconds=_ttl_seconds(raw.get("spec") or {}),
         resource_version=metadata.get("resourceVersion", ""),
     )
+
+
+def _ttl_seconds(spec: Json) -> int | None:
+    """Read the one field that says what becomes of a benchmark, whatever else is wrong with it."""
+    told = spec.get("ttlSecondsAfterFinished")
+    return told if type(told) is int and 0 <= told <= MAX_TTL_SECONDS else None
 
 
 def job(raw: Json) -> SeenJob:
@@ -287,7 +303,8 @@ def pod(raw: Json) -> SeenPod:
         name=metadata["name"],
         uid=metadata["uid"],
         job=metadata["labels"][JOB_LABEL],
-        job_uid=_owner_uid(metadata),
+        # A Job that is deleted with --cascade=orphan leaves its pods without an owner; what they say still counts.
+        job_uid=_owner_uid(metadata) or metadata["labels"].get(JOB_UID_LABEL, ""),
         place=int(metadata["labels"].get(INDEX_LABEL) or metadata["annotations"][INDEX_LABEL]),
         created=time(metadata["creationTimestamp"]),
         phase=status.get("phase", "Pending"),

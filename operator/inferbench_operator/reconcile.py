@@ -18,9 +18,10 @@ from inferbench_contract.plan import Plan
 from inferbench_contract.result import SweepResult
 from inferbench_contract.spec import BenchmarkSpec
 from inferbench_contract.summary import Summary
-from inferbench_operator import collect, events, jobs, standing, status
+from inferbench_operator import collect, conditions, events, jobs, standing, status
 from inferbench_operator import observed as observing
 from inferbench_operator.collect import MAX_STAGES, Collected
+from inferbench_operator.conditions import Condition
 from inferbench_operator.events import EventType
 from inferbench_operator.observed import Json, Observed, SeenJob, Shard
 from inferbench_operator.pods import Manifest
@@ -29,6 +30,9 @@ from inferbench_operator.standing import Ending, Standing
 
 SHARD_SHARE = 4
 """Results wait no longer than a quarter of the run so far: about 20 shards a day rather than 288."""
+
+MAX_EARLY_SHARDS = 32
+"""Later ones are full, so that a status has room for all: it names at most 64, and 4,000 sweeps fill at most 32."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +69,8 @@ class Written:
 class Decision:
     """What to do now, in this order; and when time alone may ask for more."""
 
+    unheard: tuple[SeenJob, ...] = ()
+    """Jobs whose pods have to be listed before anything else is decided: the watch of pods may be behind."""
     plan_map: Manifest | None = None
     job: Manifest | None = None
     shard: NewShard | None = None
@@ -89,7 +95,7 @@ def decide(observed: Observed, settings: Settings, now: datetime, written: Writt
     if observed.benchmark.is_finished:
         return _tidied(observed, settings, now)
     if observed.wanted is None or observed.plan is None:
-        return _ended_at_once(observed, now)
+        return _ended_at_once(observed, settings, now)
     if observed.is_namespace_leaving:
         return _let_go(observed)
     return _carried_on(observed, observed.wanted.spec, observed.plan, settings, now, written)
@@ -98,12 +104,17 @@ def decide(observed: Observed, settings: Settings, now: datetime, written: Writt
 # ---- a benchmark that is wrong -------------------------------------------------------------------
 
 
-def _ended_at_once(observed: Observed, now: datetime) -> Decision:
-    """Say what is wrong with a benchmark."""
+def _ended_at_once(observed: Observed, settings: Settings, now: datetime) -> Decision:
+    """Say what is wrong with a benchmark, and stop what an operator that allowed more has begun."""
     ending = Ending(False, "InvalidSpec", " ".join(observed.mistakes))
     where = Standing(observed, None, None, None, ending)
     said = events.event(observed.benchmark, EventType.WARNING, "InvalidSpec", ending.message, now)
-    return Decision(status=status.document(where, (), now), events=(said,))
+    return Decision(
+        status=status.document(where, (), now),
+        events=(said,),
+        job_patches=tuple(_farewells(observed.jobs, settings)),
+        again_after=_until_deletion(observed, now),
+    )
 
 
 # ---- a benchmark whose namespace goes ------------------------------------------------------------
@@ -126,6 +137,8 @@ def _carried_on(
     observed: Observed, spec: BenchmarkSpec, plan: Plan, settings: Settings, now: datetime, written: Written
 ) -> Decision:
     collected = _with_given_up(observed, plan, _collected(observed, plan, settings, now))
+    if collected.unheard:
+        return Decision(unheard=collected.unheard)
     is_done = len(collected.final) == len(plan.sweeps) and standing.open_job(observed) is None
     blocked = standing.obstacle(observed, now)
     stuck_after = timedelta(seconds=settings.stuck_after_seconds)
@@ -134,8 +147,8 @@ def _carried_on(
     ending = standing.ending(observed, collected, found, blocked, stuck_after, now)
     if ending is not None and found is None:
         found = _summary(observed, plan, collected)
-    where = Standing(observed, collected, found, blocked, ending)
-    if ending is not None:
+    where = Standing(observed, collected, found, blocked, ending if observed.unkept is None else None)
+    if where.ending is not None:
         return _brought_to_an_end(where, plan, settings, now)
     return _next_step(where, spec, plan, settings, now, written)
 
@@ -211,7 +224,7 @@ def _next_job(
     stage = collect.stages_so_far(observed)
     if standing.open_job(observed) is not None or standing.is_held(observed) or standing.is_emptying(observed):
         return None
-    if collected.waits_until is not None:
+    if collected.waits_until is not None or observed.unkept is not None:
         return None
     if stage == 0:
         return jobs.job(observed.benchmark, spec, plan, 0, None, settings) if plan.sweeps else None
@@ -274,7 +287,7 @@ def _until_status_is_due(
     if _headlines(before) != _headlines(after) or written.status is None:
         return timedelta(0)
     if before.get("sweeps") == after.get("sweeps") and before.get("summary") == after.get("summary"):
-        return None  # only a message or a shard is new; it goes with the next counter
+        return None  # only a message is new; it goes with the next counter
     is_due = observing.has_passed(written.status, interval, now)
     return timedelta(0) if is_due else written.status + interval - now
 
@@ -287,7 +300,8 @@ def _headlines(content: Json) -> tuple[Any, ...]:
     conditions = content.get("conditions") or ()
     told = [(each["type"], each["status"], each["reason"]) for each in conditions if each["type"] != UNHURRIED]
     stages = [stage["job"] for stage in content.get("stages") or ()]
-    return told, stages, content.get("plan"), content.get("observedGeneration")
+    shards = [shard["configMap"] for shard in content.get("shards") or ()]  # one that is not named is not found again
+    return told, stages, content.get("plan"), content.get("observedGeneration"), shards
 
 
 def _unsafe(observed: Observed, collected: Collected) -> Sequence[SweepResult]:
@@ -300,6 +314,8 @@ def _due_shard(
     observed: Observed, plan: Plan, collected: Collected, settings: Settings, now: datetime
 ) -> NewShard | None:
     """Return a shard when there is enough for one, or when the oldest result has waited long enough."""
+    if observed.unkept is not None:
+        return None
     unsafe = _unsafe(observed, collected)
     wait = _until_shard_is_due(observed, collected, settings, now)
     is_due = len(unsafe) >= packing.MAX_RESULTS or (wait is not None and wait <= timedelta(0))
@@ -310,7 +326,7 @@ def _until_shard_is_due(
     observed: Observed, collected: Collected, settings: Settings, now: datetime
 ) -> timedelta | None:
     unsafe = _unsafe(observed, collected)
-    if not unsafe:
+    if not unsafe or observed.unkept is not None or len(observed.shards) >= MAX_EARLY_SHARDS:
         return None
     started = min((job.created for job in observed.jobs), default=now)
     patience = max(timedelta(seconds=settings.shard_after_seconds), (now - started) / SHARD_SHARE)
@@ -381,20 +397,17 @@ def _farewells(stages: Sequence[SeenJob], settings: Settings) -> Iterator[JobPat
 
 
 def _until_deletion(observed: Observed, now: datetime) -> timedelta | None:
-    spec, completed = observed.wanted, observed.benchmark.status.get("completionTime")
-    if spec is None or spec.spec.ttl_seconds_after_finished is None:
+    ttl_seconds, completed = observed.benchmark.ttl_seconds, observed.benchmark.status.get("completionTime")
+    if ttl_seconds is None:
         return None
     ended = observing.time(completed) if completed else now
-    return ended + timedelta(seconds=spec.spec.ttl_seconds_after_finished) - now
+    return ended + timedelta(seconds=ttl_seconds) - now
 
 
 def _with_missing_shards(observed: Observed, now: datetime) -> list[dict[str, Any]] | None:
     """Say that rows are gone, once; everything else stays as it was."""
-    before = observed.benchmark.status
-    said = observing.condition(before, "ResultsComplete")
-    if not observed.missing_shards or said.get("reason") == "ShardMissing":
+    if not observed.missing_shards:
         return None
     message = f"{', '.join(observed.missing_shards[:4])} no longer exist. The summary stays; run it again for the rows."
-    changed = {**said, "status": "False", "reason": "ShardMissing", "message": message}
-    changed["lastTransitionTime"] = observing.written(now)
-    return [changed if each["type"] == "ResultsComplete" else each for each in before["conditions"]]
+    missing = Condition("ResultsComplete", conditions.FALSE, "ShardMissing", message)
+    return conditions.with_one(observed.benchmark.status, missing, now)

@@ -382,7 +382,7 @@ class ResultsPage:
         self._fragments: dict[str, dict[Key, bytes]] = {family.name: {} for family in (*self._own, *self._of_cells)}
         self._series: dict[Key, tuple[int, int]] = {}  # a benchmark's own, and its cells'
         self._total = 0
-        self._truncated: set[Key] = set()
+        self._truncated: dict[Key, int] = {}  # how many series its cells would be, the longest left out first
 
     @property
     def series(self) -> int:
@@ -391,7 +391,7 @@ class ResultsPage:
 
     @property
     def truncated(self) -> frozenset[Key]:
-        """The benchmarks whose cells are left out; put them again when others are gone."""
+        """The benchmarks whose cells are left out; `drop` says which of them have room again."""
         return frozenset(self._truncated)
 
     def put(self, namespace: str, name: str, published: Published) -> bool:
@@ -401,16 +401,27 @@ class ResultsPage:
         cells = {family.name: family.fragment(subject) for family in self._of_cells}
         fits = self._has_room(key, _lines(own), _lines(cells))
         self._replace(key, own, cells if fits else {})
-        (self._truncated.discard if fits else self._truncated.add)(key)
+        if fits:
+            self._truncated.pop(key, None)
+        else:
+            self._truncated[key] = _lines(cells)
         return fits
 
-    def drop(self, namespace: str, name: str) -> None:
-        """Tell nothing of a benchmark any more: its resource is gone."""
+    def drop(self, namespace: str, name: str) -> tuple[Key, ...]:
+        """Tell nothing of a benchmark any more: its resource is gone. Return whose cells have room now; put those."""
         key = (namespace, name)
         for fragments in self._fragments.values():
             fragments.pop(key, None)
         self._total -= sum(self._series.pop(key, (0, 0)))
-        self._truncated.discard(key)
+        self._truncated.pop(key, None)
+        return tuple(self._fitting())
+
+    def _fitting(self) -> Iterator[Key]:
+        room = self._max_series - self._total
+        for key, cells in self._truncated.items():
+            if cells <= room:
+                room -= cells
+                yield key
 
     def snapshot(self, accept: str = "") -> Rendered:
         """Return the page as it is now: OpenMetrics for who accepts it, else Prometheus' text format."""

@@ -74,7 +74,7 @@ def obstacle(observed: Observed, now: datetime) -> Trouble | None:
         return stuck
     job = open_job(observed)
     if job is None or job.is_suspended:
-        return None
+        return observed.unkept if job is None else None
     live = [pod for pod in observed.pods if pod.job_uid == job.uid]
     if any(pod.phase == "Running" and pod.trouble is None for pod in live):
         return None

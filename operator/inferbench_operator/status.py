@@ -28,7 +28,7 @@ def document(standing: Standing, shards: tuple[Shard, ...], now: datetime) -> di
         "plan": _plan(standing) or before.get("plan"),
         "sweeps": _sweeps(standing) or before.get("sweeps"),
         "stages": _stages(observed.jobs, before),
-        "shards": [{"configMap": s.name, "sweeps": len(s.results), "sha256": s.sha256} for s in shards],
+        "shards": _shards(shards) if standing.plan is not None else before.get("shards"),
         **_answer(standing.summary, before),
     }
     return {key: value for key, value in _without_nulls(status).items() if value != []}
@@ -55,6 +55,10 @@ def _stage_reason(job: SeenJob) -> str:
     if job.end is not None:
         return str(job.end)
     return "Deleted" if job.is_gone else "Running"
+
+
+def _shards(shards: tuple[Shard, ...]) -> list[dict[str, Any]]:
+    return [{"configMap": shard.name, "sweeps": len(shard.results), "sha256": shard.sha256} for shard in shards]
 
 
 def _answer(found: Summary | None, before: Json) -> dict[str, Any]:

@@ -40,7 +40,11 @@ class Watch:
         on_sign: Callable[[], None],
         sleep: Sleep = asyncio.sleep,
     ) -> None:
-        """Take what to watch, who hears of events, and who of every sign of life: the opening, bookmarks, events."""
+        """Take what to watch, who hears of events, and who of every sign of life: the opening, bookmarks, events.
+
+        After a watch that opened and broke, the next one shows life only once it brings more than what there is: a
+        bookmark, or what happens. Else one that breaks again and again at the same place would seem to be alive.
+        """
         self._api, self._path, self._selector = api, path, selector
         self._on_event, self._on_sign = on_event, on_sign
         self._sleep = sleep
@@ -48,11 +52,15 @@ class Watch:
         self._is_complete = False
         """Whether all that there was at the start has been told. That comes as added, in no order of versions: only
         what is told otherwise is a place to go on from."""
+        self._is_open = False
+        self._is_broken = False
+        """Whether the last watch opened and then broke, by a refusal or an error; a cut is everyday life."""
         self._delay = FIRST_DELAY_SECONDS
 
     async def run(self) -> None:
         """Watch until somebody cancels it; whatever goes wrong is logged, and it is opened again."""
         while True:
+            self._is_open = False
             try:
                 await self._api.watch(self._path, self._hear, self._open, **self._query)
             except ApiError as error:
@@ -62,6 +70,7 @@ class Watch:
                 self._begin_anew()
                 await self._wait()
             else:
+                self._is_broken = False
                 await self._sleep(PAUSE_SECONDS)
 
     @property
@@ -70,26 +79,36 @@ class Watch:
         return {"labelSelector": self._selector, "resourceVersion": version}
 
     def _open(self) -> None:
-        self._delay = FIRST_DELAY_SECONDS
-        self._on_sign()
+        self._is_open = True
+        self._lives()
 
     def _hear(self, kind: str, thing: Json) -> None:
-        self._on_sign()
         self._version = thing["metadata"]["resourceVersion"]
-        self._is_complete |= kind != "ADDED"
+        if kind != "ADDED":
+            self._is_complete, self._is_broken = True, False
+        self._lives()
         if kind != "BOOKMARK":
             self._on_event(kind, thing)
 
+    def _lives(self) -> None:
+        """Tell of a sign of life, if it is one."""
+        if not self._is_broken:
+            self._delay = FIRST_DELAY_SECONDS
+            self._on_sign()
+
     async def _broke(self, error: ApiError) -> None:
         """Wait; after a refusal (410: the place is too old) begin anew, after a cut go on."""
-        level = logging.DEBUG if error.is_gone or error.is_unreachable else logging.WARNING
-        log.log(level, "%s. It is opened again in %.1f s.", error, self._delay)
         if not error.is_unreachable:
             self._begin_anew()
+        elif self._is_open:
+            self._is_broken, self._delay = False, FIRST_DELAY_SECONDS
+        level = logging.DEBUG if error.is_gone or error.is_unreachable else logging.WARNING
+        log.log(level, "%s. It is opened again in %.1f s.", error, self._delay)
         await self._wait()
 
     def _begin_anew(self) -> None:
         self._is_complete = False
+        self._is_broken |= self._is_open
 
     async def _wait(self) -> None:
         delay, self._delay = self._delay, min(2 * self._delay, LONGEST_DELAY_SECONDS)

@@ -123,7 +123,7 @@ def largest():
     ]
     return {
         **VALID,
-        "metadata": {"name": "a" * 48},
+        "metadata": {"name": "a" * 45},
         "spec": {
             "model": {
                 "python": {"factory": "m:" + "f" * 254, "kwargs": {f"k{i}": 1 for i in range(700)}},

@@ -163,6 +163,7 @@ FAULTS = {
     "slow": Fault(delay=2, verb="create", count=4),
     "every-watch-gone-after-a-second": Fault(status=410, verb="watch", in_stream=True, cut_after=1, count=-1),
     "every-watch-cut-after-a-second": Fault(verb="watch", cut=True, cut_after=1, count=-1),
+    "no-watch-of-pods-at-all": Fault(status=503, verb="watch", path="*/pods", count=-1),
     "errors-in-every-watch-of-jobs-and-pods": Fault(
         status=500, verb="watch", path="*/[jp]o[bd]s", in_stream=True, cut_after=1, count=-1
     ),

@@ -10,7 +10,7 @@ import pytest
 
 from inferbench_contract import document, shards, summary
 from tests.bad_specs import BY_OPERATOR
-from tests.cluster.benchmarks import SECONDS, a_benchmark, the_status, until
+from tests.cluster.benchmarks import SECONDS, a_benchmark, the_condition, the_status, until
 from tests.kubernetes.client import eventually
 from tests.kubernetes.fake_kubelet import Ending
 from tests.kubernetes.operators import Operator
@@ -229,6 +229,20 @@ def test_a_quota_for_jobs_is_named_and_waited_for(operator, kubectl, kubelet, on
     kubectl.wait("ibench/resnet50", condition="Succeeded", seconds=90)
 
 
+def test_a_quota_for_config_maps_is_named_and_waited_for(operator, kubectl, kubelet, on_fake_nodes):
+    hard = {"count/configmaps": "0"}
+    kubectl.apply({"apiVersion": "v1", "kind": "ResourceQuota", "metadata": {"name": "none"}, "spec": {"hard": hard}})
+    eventually(lambda: kubectl.get("resourcequota", "none").get("status", {}).get("hard"))
+    kubectl.apply(a_benchmark(on_nodes=on_fake_nodes))
+
+    assert "exceeded quota: none" in until(kubectl, "ResultsComplete", "QuotaExceeded")["message"]
+    assert the_condition(kubectl, "Running")["reason"] == "QuotaExceeded"
+    assert the_status(kubectl)["sweeps"] == {"planned": 4, "finished": 4}
+
+    kubectl.delete("resourcequota/none")
+    kubectl.wait("ibench/resnet50", condition="Succeeded", seconds=90)
+
+
 def test_a_limit_range_is_named(operator, kubectl, kubelet, on_fake_nodes):
     limits = {"limits": [{"type": "Container", "max": {"cpu": "500m"}}]}
     kubectl.apply({"apiVersion": "v1", "kind": "LimitRange", "metadata": {"name": "small"}, "spec": limits})
@@ -263,6 +277,19 @@ def test_a_job_deleted_by_hand_is_followed_by_one_with_the_rest(operator, kubect
 
     kubectl.wait("ibench/resnet50", condition="Succeeded", seconds=SECONDS)
     assert [stage["sweeps"] < 8 for stage in the_status(kubectl)["stages"]] == [False, True]
+
+
+def test_pods_that_outlive_their_job_are_waited_for_and_heard(operator, kubectl, kubelet, api, on_fake_nodes):
+    kubelet.ending = Sweeps(api, seconds=1)
+    kubectl.apply(a_benchmark(on_nodes=on_fake_nodes, measurement={"rounds": 4}))
+    eventually(lambda: the_status(kubectl).get("sweeps", {}).get("finished", 0) >= 2)
+    (job,) = kubectl.get("jobs")["items"]
+
+    kubectl.run("delete", "job", job["metadata"]["name"], "--cascade=orphan")
+
+    kubectl.wait("ibench/resnet50", condition="Succeeded", seconds=SECONDS)
+    assert [stage["reason"] for stage in the_status(kubectl)["stages"]] == ["Deleted", "Complete"]
+    assert len(kubelet.indexes) == 8, "a sweep was measured twice"
 
 
 def test_a_pod_deleted_by_hand_costs_a_try_and_nothing_else(operator, kubectl, kubelet, api, on_fake_nodes):

@@ -7,7 +7,7 @@ import pytest
 from inferbench_contract import document
 from inferbench_contract import plan as plans
 from tests.cluster.benchmarks import SECONDS, a_benchmark, until
-from tests.cluster.conftest import install_crds, new_namespace
+from tests.cluster.conftest import drop_namespace, install_crds, new_namespace
 from tests.kubernetes.fake_kubelet import FakeKubelet
 from tests.kubernetes.operators import RELEASE, Operator, give_rights
 from tests.kubernetes.proxy import Fault, FaultProxy
@@ -31,6 +31,23 @@ def test_the_operator_needs_every_right_of_its_role_and_no_other(own_cluster, is
     asked = [request for request in access.audit() if request.agent.startswith("inferbench-operator/")]
     assert [request for request in asked if request.status == 403] == []
     assert {(request.verb, request.resource) for request in asked if request.resource} == granted(api, watched)
+
+
+@pytest.mark.usefixtures("crds", "kubelet")
+def test_a_namespace_that_is_refused_does_not_keep_the_others_waiting(cluster, api, namespace, kubectl, on_fake_nodes):
+    """Who deletes a namespace deletes its RoleBinding too, and may know nothing of the operator."""
+    other = new_namespace(api)
+    with Operator(cluster, namespace, more=(other,)) as operator:
+        operator.kill()
+        api.delete(f"/apis/rbac.authorization.k8s.io/v1/namespaces/{other}/rolebindings/{RELEASE}")
+
+        operator.start()
+        kubectl.apply(a_benchmark(on_nodes=on_fake_nodes))
+
+        until(kubectl, "Succeeded", "AllCellsMeasured")
+        assert f"Namespace {other} is not served" in operator.said
+        assert operator.stop() == 0
+    drop_namespace(api, other)
 
 
 def granted(api, watched):

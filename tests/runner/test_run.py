@@ -237,8 +237,8 @@ class TestAgain:
 
         assert done.returncode == 2
         assert re.fullmatch(
-            r"inferbench: out holds results of plan \w{10}, and this file's plan is \w{10}\. "
-            r"Give --output another folder, or --fresh to throw those results away\.\n",
+            r"inferbench: out holds results of plan \w{10}, and this benchmark's plan is \w{10}\. "
+            r"Give --output another folder, or throw those results away with `inferbench run --fresh`\.\n",
             done.stderr,
         )
         assert {path: path.stat().st_mtime_ns for path in before} == before

@@ -125,6 +125,18 @@ class TestWhatCannotBeShown:
         ):
             world.found()
 
+    def test_one_that_was_refused_after_it_had_measured_shows_what_it_has(self):
+        """A policy may come after the first stage, and refuse the second."""
+        refused = ("Accepted", "False", "JobRefused", "a policy")
+        world = InCluster(refused, FINISHED, ("Succeeded", "False", "JobRefused", "a policy")).measured()
+        world.results = world.results[:3]
+
+        found = world.found()
+
+        assert found.results == world.results
+        assert resource.state(found.status, found.name) == ("Failed (JobRefused): a policy",)
+        assert resource.exit_status(found, found.summarize()) == 1
+
     def test_a_spec_of_another_version_is_told_as_any_mistake(self):
         world = a_finished()
         world.manifest["spec"]["novelty"] = 1
@@ -317,12 +329,21 @@ class TestKeeping:
 
         assert opened.results(world.plan) == every
 
-    def test_a_folder_of_another_machine_is_refused_and_left_as_it_is(self, tmp_path):
+    @pytest.mark.parametrize(
+        "other",
+        [
+            pytest.param(InCluster(FINISHED).measured(fingerprint="0" * 16), id="of another machine"),
+            pytest.param(InCluster(RUNNING), id="of an earlier benchmark, before the first result of this one"),
+            pytest.param(InCluster(RUNNING).measured(lambda *_: 7), id="of an earlier benchmark of the same plan"),
+        ],
+    )
+    def test_a_folder_of_other_results_is_refused_and_left_as_it_is(self, tmp_path, other):
+        """Else the answer would be of both: half of the cells are an old run's."""
         cluster.keep(a_finished().found(), tmp_path)
         before = (tmp_path / "results/0.json").read_bytes()
 
-        with pytest.raises(EnvironmentFault, match=r"holds results of another machine.* Give --output another folder"):
-            cluster.keep(InCluster(FINISHED).measured(fingerprint="0" * 16).found(), tmp_path)
+        with pytest.raises(EnvironmentFault, match=r"holds 4 results that team/example does not have, the first of sw"):
+            cluster.keep(other.found(), tmp_path)
 
         assert (tmp_path / "results/0.json").read_bytes() == before
 
@@ -330,7 +351,7 @@ class TestKeeping:
         with folder.opened(tmp_path, other_plan(), "", fresh=False):
             pass
 
-        with pytest.raises(PlanError, match="holds results of plan"):
+        with pytest.raises(PlanError, match=r"holds results of plan .* with `inferbench run --fresh`\."):
             cluster.keep(a_finished().found(), tmp_path)
 
 
@@ -468,6 +489,13 @@ class TestKubectl:
 
         assert capsys.readouterr().err == "To sign in, open the page https://login.example/device\n"
         assert complaints == "The connection to the server was refused - did you specify the right host or port?"
+
+    @pytest.mark.parametrize("name", ["../x", "pods/x", "X", "-x", "", "a b"])
+    def test_what_is_no_name_is_refused_before_anybody_is_asked(self, name, monkeypatch):
+        monkeypatch.setenv("PATH", "")
+
+        with pytest.raises(RefusedError, match=r"is no name of a benchmark: expected small letters"):
+            Kubectl().benchmark(name)
 
     def test_no_value_is_taken_for_an_option(self):
         options = Kubectl(namespace="--all", context="-x", kubeconfig=None)._options()

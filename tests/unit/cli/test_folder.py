@@ -75,14 +75,14 @@ class TestOpened:
         opened(tmp_path, scripted_plan())
         (tmp_path / "plan.json").write_text(text)
 
-        with pytest.raises(PlanError, match=r"plan\.json .* Start over with --fresh\."):
+        with pytest.raises(PlanError, match=r"plan\.json .* Start over with `inferbench run --fresh`\."):
             opened(tmp_path, scripted_plan())
 
     def test_a_plan_that_is_no_text_is_refused_with_the_way_out(self, tmp_path):
         opened(tmp_path, scripted_plan())
         (tmp_path / "plan.json").write_bytes(b"\xff\xfe")
 
-        with pytest.raises(PlanError, match=r"cannot be read: .* Start over with --fresh\."):
+        with pytest.raises(PlanError, match=r"cannot be read: .* Start over with `inferbench run --fresh`\."):
             opened(tmp_path, scripted_plan())
 
     def test_what_a_killed_run_had_not_finished_writing_is_swept_away(self, tmp_path):

@@ -90,6 +90,13 @@ def test_a_throughput_is_the_geometric_mean_of_its_rounds():
     assert row.throughput.value == pytest.approx(1_000 * 8**0.5)
 
 
+@pytest.mark.parametrize(("told", "expected"), [((0, 0, 0, 0), None), ((0, 0, 0, 4_000), 4_000)])
+def test_a_throughput_that_was_too_low_to_count_has_no_part_in_the_mean(told, expected):
+    row = one_strategy(*(measured(throughput_milli_per_second=t) for t in told))
+
+    assert (row.throughput and row.throughput.value) == pytest.approx(expected)
+
+
 def test_the_energy_of_an_input_is_all_joules_over_all_inputs():
     """Two rounds of 6 s at 300 W and 240 W with 2,000 and 4,000 inputs a second: 3,240 J for 36,000 inputs."""
     watts, rates = (300, 240), (2_000, 4_000)

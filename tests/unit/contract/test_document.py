@@ -85,6 +85,16 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file():
             id="snake case",
         ),
         pytest.param(
+            {"measurement": "{maxSeconds: 3}"},
+            "9: spec.measurement.maxSeconds: found an unknown field, did you mean maxSecondsPerCell?",
+            id="the beginning of a name",
+        ),
+        pytest.param(
+            {"measurement": "{seconds_per_cell: 3}"},
+            "9: spec.measurement.seconds_per_cell: found an unknown field, did you mean maxSecondsPerCell?",
+            id="a part of a name",
+        ),
+        pytest.param(
             {"rounds": "4"},
             "9: spec.rounds: found an unknown field, expected it in spec.measurement.",
             id="a field in the wrong place",
@@ -235,6 +245,8 @@ RIGHTS = [
     "hostUsers: true",
     "volumes: [{name: v, hostPath: {path: /}}]",
     "volumes: [{name: v, projected: {sources: [{serviceAccountToken: {path: t}}]}}]",
+    "volumes: [{name: v, projected: {sources: [{podCertificate: {keyType: ED25519}}]}}]",
+    "volumes: [{name: v, csi: {driver: secrets-store.csi.k8s.io}}]",
     "containers: [{name: c, ports: [{containerPort: 1, hostPort: 1}]}]",
     "initContainers: [{name: c, securityContext: {capabilities: {add: [NET_ADMIN]}}}]",
     "containers: [{name: c, securityContext: {allowPrivilegeEscalation: true}}]",
@@ -253,6 +265,32 @@ def test_a_pod_template_may_give_up_rights_and_place_the_pod():
     )
 
     assert mistakes(a_document(podTemplate=f"{{spec: {{{modest}}}}}")) == ()
+
+
+@pytest.mark.parametrize(
+    ("template", "mistake"),
+    [
+        ("metadata:", "metadata: found nothing, expected a value"),
+        ("metadata: {labels:}", "metadata.labels: found nothing, expected a value"),
+        ("metadata: {labels: [a=b]}", "metadata.labels: found a list, expected a mapping."),
+        ("spec: text", "spec: found text, expected a mapping."),
+        ("spec: {automountServiceAccountToken:}", "spec.automountServiceAccountToken: found nothing"),
+        ("spec: {containers: {runner: {}}}", "spec.containers: found a mapping, expected a list."),
+        ("spec: {containers: [runner]}", "spec.containers[0]: found text, expected a mapping."),
+        ("spec: {containers: [{image: x}]}", "spec.containers[0]: found an entry without a name, expected one."),
+        ("spec: {containers: [{name: {a: b}}]}", "spec.containers[0].name: found a mapping, expected text."),
+        ("spec: {containers: [{name: c, env:}]}", "spec.containers[0].env: found nothing"),
+        ("spec: {containers: [{name: c, env: {A: b}}]}", "spec.containers[0].env: found a mapping, expected a list."),
+        ("spec: {initContainers: [{name: c, env: [{value: a}]}]}", "spec.initContainers[0].env[0]: found an entry"),
+        (
+            "spec: {containers: [{name: c, ports: [{containerPort: '1'}]}]}",
+            "containerPort: found text, expected a number.",
+        ),
+        ("spec: {tolerations: [{key: [a]}]}", "spec.tolerations[0].key: found a list, expected text."),
+    ],
+)
+def test_a_pod_template_of_a_shape_that_cannot_be_merged_is_a_mistake(template, mistake):
+    assert mistake in the_mistake(a_document(podTemplate=f"{{{template}}}"))
 
 
 EXPECTATIONS = [
@@ -353,9 +391,9 @@ def test_two_expectations_have_two_names():
 
 
 def test_a_name_has_to_fit_into_host_names():
-    text = a_document().replace("name: example", f"name: {'a' * 49}")
+    text = a_document().replace("name: example", f"name: {'a' * 46}")
 
-    assert "of at most 48 characters" in the_mistake(text)
+    assert "of at most 45 characters" in the_mistake(text)
 
 
 @pytest.mark.parametrize(("key", "wanted"), [("", "that is not empty"), ("a" * 318, "of at most 317 characters")])
@@ -640,7 +678,9 @@ def benchmarks(draw) -> InferenceBenchmark:
         "retries": st.integers(0, 10),
         "suspend": st.booleans(),
         "queue_name": NAMES,
-        "pod_template": st.builds(dict, metadata=st.builds(dict, annotations=FREE)),
+        "pod_template": st.builds(
+            dict, metadata=st.builds(dict, annotations=st.dictionaries(TEXTS, TEXTS, max_size=3))
+        ),
         "expectations": st.lists(expectation, max_size=3, unique_by=lambda e: e["name"]),
     }
     given_fields = draw(st.fixed_dictionaries({}, optional=optional))

@@ -126,6 +126,20 @@ def test_one_round_gives_a_value_and_no_interval():
     assert estimate.p == 1.0
 
 
+@pytest.mark.parametrize("logs", [(0.0, 60.0), (-60.0, 60.0), (900.0,), (-900.0, -900.0)])
+def test_however_far_rounds_are_apart_an_estimate_is_a_positive_number(logs):
+    estimate = evidence.from_logs(logs)
+
+    ends = [end for end in (estimate.low, estimate.value, estimate.high) if end is not None]
+    assert all(0 < end < math.inf for end in ends)
+    assert ends == sorted(ends)
+
+
+def test_documents_hold_no_number_that_a_reader_of_json_could_not_keep():
+    assert (evidence.whole(1e30), evidence.milli(1e30)) == (2**53 - 1, 2**53 - 1)
+    assert (evidence.whole(2.4), evidence.milli(1.25), evidence.whole(None)) == (2, 1250, None)
+
+
 def test_a_ratio_is_paired_by_round():
     """The machine is 100 times slower in one round, for both: what is said of the ratio stays exact."""
     estimate = evidence.paired_ratio({0: 2.0, 1: 200.0, 2: 2.2}, {0: 1.0, 1: 100.0, 2: 1.1})

@@ -37,6 +37,19 @@ NOISY = {"faster": "onnxruntime/fp32", "than": "torch-eager/fp32"}
 EXACT = {"faster": "torch-compile/fp32", "than": "torch-eager/fp32"}
 
 
+def test_ratios_beyond_everything_that_can_be_measured_are_judged_too():
+    grows = {"faster": "torch-compile/fp32", "than": "torch-eager/fp32", "grows_with_batch_size": True}
+    extremes = (1e-6, 1e7)
+
+    def latency_of(strategy, size, r):
+        return extremes[(size == 32) ^ (strategy == COMPILED) ^ (r % 2)]
+
+    found = expectations.document(judged(latency_of, **grows))
+
+    assert found["judgement"] == UNDECIDED
+    assert (found["lowMilli"], found["ratioMilli"], found["highMilli"]) == (0, 1000, 2**53 - 1)
+
+
 # ---- faster than ---------------------------------------------------------------------------------
 
 

@@ -144,6 +144,15 @@ def test_a_result_comes_back_up_to_rounding_of_numbers_and_cutting_of_texts(resu
             assert found == wanted or found == pytest.approx(wanted, rel=0.5 * 10 ** -(column.digits - 1))
 
 
+@given(sweep_results())
+@settings(max_examples=60)
+def test_what_was_read_and_is_written_again_stays_the_same(result):
+    """By this `inferbench get` knows whether a folder holds the results of the cluster or those of another run."""
+    once = decoded(results.encode(result), FULL, FULL.sweeps[0]).result
+
+    assert decoded(results.encode(once), FULL, FULL.sweeps[0]).result == once
+
+
 @pytest.mark.parametrize("column", results.COLUMNS, ids=lambda column: column.key)
 @given(data=st.data())
 @settings(max_examples=25)
@@ -480,6 +489,11 @@ def test_texts_from_outside_are_made_printable_and_short():
     assert found.hardware.isprintable()
     assert len(found.fingerprint) == 20
     assert found.cells[1].reason == "bell"
+
+
+@pytest.mark.parametrize("mark", ["\x1b", "\x7f", "\x85", "\x9b", "\x9d", "\u2028", "\u2029"])
+def test_what_a_terminal_would_obey_or_would_end_a_line_is_not_kept(mark):
+    assert decoded(payload_with(reasons=[f"a{mark}b"])).result.cells[1].reason == "a b"
 
 
 # ---- it raises nothing else, whatever comes ------------------------------------------------------

@@ -6,6 +6,7 @@ import dataclasses
 
 import pytest
 
+from inferbench_contract import result as results
 from inferbench_contract import shards
 from inferbench_contract.errors import PlanError, ResultError
 from tests.results import a_plan, a_result, measured, results_for
@@ -16,6 +17,19 @@ FOUND = results_for(PLAN, lambda _, batch_size, round_: 10.0 * batch_size + roun
 
 def test_what_is_packed_comes_out_again():
     assert shards.unpack(shards.pack(FOUND), PLAN) == FOUND
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_only_the_end_of_a_line_ends_a_result(mark):
+    told = (dataclasses.replace(FOUND[0], fingerprint="abc"),)
+    data = {shards.RESULTS: shards.pack(told)[shards.RESULTS].replace("abc", f"a{mark}c")}
+
+    assert shards.unpack(data, PLAN) == (dataclasses.replace(FOUND[0], fingerprint="a c"),)
+
+
+def test_a_full_first_shard_fits_into_a_config_map():
+    """A ConfigMap may hold 1 MiB; the plan of 4,000 cells in rounds takes 40 kB."""
+    assert shards.MAX_RESULTS * (results.MAX_BYTES + 1) + 40_000 < 2**20
 
 
 def test_the_order_in_which_results_came_does_not_matter():

@@ -433,6 +433,17 @@ def test_results_only_add_to_what_is_known(results, data):
 # ---- the document --------------------------------------------------------------------------------
 
 
+def test_two_rounds_that_differ_a_lot_leave_every_number_one_that_a_status_can_hold():
+    """The upper end of the interval of 100 ms and 4 s is 9.5e18 ns, more than 64 bits hold."""
+    benchmark = three_backends(measurement={"rounds": 2})
+
+    (entry,) = summed_up(takes((100, 4000), (200, 8000), (300, 12000)), benchmark).document()["best"]
+
+    assert entry["latencyHighNanoseconds"] == 2**53 - 1
+    assert entry["latencyLowNanoseconds"] == 0
+    assert entry["marginMilli"] == 2000
+
+
 def test_the_document_says_it_in_whole_numbers_with_their_unit():
     found = summed_up(takes(eager=wobbling(30), compiled=10, onnxruntime=15))
 

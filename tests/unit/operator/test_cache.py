@@ -285,6 +285,16 @@ def test_a_new_list_finds_pods_that_are_gone(cache):
     assert [pod.uid for pod in cache.pods(cache.benchmarks[KEY])] == ["told"]
 
 
+def test_a_list_says_nothing_about_a_namespace_that_could_not_be_listed(cache):
+    cache.heard_pod("MODIFIED", a_pod(phase="Running"))
+
+    changed = cache.renew([], [], [], LATER, unlisted={"lab"})
+
+    assert changed == set()
+    assert [job.is_gone for job in cache.jobs(cache.benchmarks[KEY])] == [False]
+    assert len(cache.pods(cache.benchmarks[KEY])) == 1
+
+
 def test_a_job_as_the_server_answered_it_does_not_undo_what_was_heard_since(cache):
     cache.heard_job("MODIFIED", versioned(a_job(suspend=True), "30"))
 
@@ -312,6 +322,40 @@ def test_nothing_is_left_of_a_benchmark_whose_jobs_and_pods_go_after_it(cache):
     assert not cache._families
 
 
+def test_nothing_is_left_of_a_benchmark_whose_pods_are_heard_of_once_more_after_it(cache):
+    """Jobs and pods are watched apart, so the last words about them come in any order."""
+    ended = a_pod(phase="Succeeded", status=terminated())
+    cache.heard_benchmark("DELETED", a_benchmark(version="50"))
+    cache.heard_job("MODIFIED", a_job())
+    cache.heard_pod("DELETED", ended)
+    cache.heard_job("DELETED", a_job())
+
+    cache.renew([], [], [], LATER)
+
+    assert not cache._families
+
+
+def test_a_late_answer_does_not_bring_back_what_was_deleted_meanwhile(cache):
+    cache.heard_benchmark("DELETED", a_benchmark(version="50"))
+
+    cache.keep(observing.benchmark(a_benchmark(version="49", status={"startTime": "x"})))
+    cache.keep_job(KEY, observing.job(versioned(a_job(), "48")))
+
+    assert cache.benchmarks == {}
+    assert (cache.running, cache._families) == (0, {})
+
+
+def test_a_late_answer_does_not_hide_the_one_that_was_made_anew_meanwhile(cache):
+    cache.heard_benchmark("DELETED", a_benchmark(version="50"))
+    cache.heard_benchmark("ADDED", a_benchmark(uid="b2", version="51"))
+
+    cache.keep(observing.benchmark(a_benchmark(version="49", status={"startTime": "x"})))
+    cache.keep_job(KEY, observing.job(a_job()))
+
+    assert cache.benchmarks[KEY].uid == "b2"
+    assert cache.running == 0
+
+
 def test_a_pod_that_has_to_end_is_news(cache):
     cache.heard_pod("MODIFIED", a_pod(phase="Running"))
     deleted = a_pod(phase="Running")
@@ -337,6 +381,34 @@ def test_a_benchmark_runs_until_its_job_has_ended_or_waits(cache, end):
     end(cache)
 
     assert (before, cache.running) == (1, 0)
+
+
+def test_a_job_that_no_benchmark_owns_does_not_run_for_one():
+    """Counters of all benchmarks share what they may cost, so a Job that only has our labels must not count."""
+    cache = Cache()
+
+    cache.heard_job("ADDED", a_job())
+    without = cache.running
+    cache.heard_benchmark("ADDED", a_benchmark(uid="another"))
+    of_another = cache.running
+    cache.heard_benchmark("MODIFIED", a_benchmark(uid="b1", version="6"))
+
+    assert (without, of_another, cache.running) == (0, 0, 1)
+    assert cache.is_running(KEY)
+
+
+def test_what_an_orphan_of_a_deleted_job_has_said_still_counts(cache):
+    """`kubectl delete job --cascade=orphan` takes the owner off its pods, and leaves them their labels."""
+    said = a_pod(phase="Succeeded", status=terminated())
+    cache.heard_pod("MODIFIED", said)
+    orphan = copy.deepcopy(said)
+    del orphan["metadata"]["ownerReferences"]
+    orphan["metadata"]["labels"]["batch.kubernetes.io/controller-uid"] = "j1"
+
+    cache.heard_job("DELETED", a_job())
+    cache.heard_pod("MODIFIED", orphan)
+
+    assert [pod.message for pod in cache.pods(cache.benchmarks[KEY])] == [b"{}"]
 
 
 def test_states_are_counted(cache):

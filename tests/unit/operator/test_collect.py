@@ -98,7 +98,7 @@ def test_a_pod_past_its_deadline_times_out_what_was_not_measured():
 
 
 def test_a_wrong_configuration_fails_every_cell_in_the_runners_words():
-    found = concluded(a_try(b"INFERBENCH_PLAN is no plan", exit_code=43))
+    found = concluded(a_try("INFERBENCH_PLAN\nis\x9bno plan\n".encode(), exit_code=43))
 
     assert {cell.reason for cell in found.cells} == {"BadConfiguration: INFERBENCH_PLAN is no plan"}
 
@@ -175,10 +175,26 @@ def test_a_cell_that_nobody_planned_is_left_out():
     assert found.problem
 
 
+@pytest.mark.parametrize(
+    ("message", "reason"),
+    [
+        pytest.param(b"{]", "NotJson", id="nothing can be read"),
+        pytest.param(
+            a_message(PLAN, FIRST).replace(b'"b":[1,', b'"b":["whatever the pod likes",'), "CellsLeftOut", id="a cell"
+        ),
+        pytest.param(a_message(PLAN, FIRST), "", id="nothing is left out"),
+    ],
+)
+def test_what_is_left_out_of_a_message_is_told_in_a_word_of_ours(message, reason):
+    """It becomes a label of a metric, which a pod must not choose."""
+    assert a_try(message).reason == reason
+
+
 # ---- all sweeps ----------------------------------------------------------------------------------
 
 
-def collected(job, pods=(), now=NOW, **fields):
+def collected(job, pods=(), now=NOW, *, is_heard=True, **fields):
+    fields["listed_jobs"] = frozenset([job.uid] if is_heard else [])
     observed = Observed(seen(ASKED), ASKED, plan=PLAN, jobs=(job,), attempts=attempts(PLAN, job, pods), **fields)
     return collect.collect(observed, PLAN, now, LOST_AFTER)
 
@@ -195,6 +211,25 @@ def test_a_message_is_waited_for_after_the_end_of_its_job():
     assert collected(over, now=NOW + timedelta(seconds=9)).waits_until == NOW + LOST_AFTER
     assert collected(over, now=NOW + timedelta(seconds=9)).lost == {}
     assert collected(over, now=NOW + timedelta(seconds=10)).lost.keys() == {0, 1}
+
+
+def test_nothing_is_lost_before_the_pods_of_the_job_that_ended_were_listed():
+    over = a_job(PLAN, end=JobEnd.COMPLETE, ended=NOW)
+    later = NOW + LOST_AFTER
+
+    asked = collected(over, now=later, is_heard=False)
+
+    assert (asked.lost, asked.unheard) == ({}, (over,))
+    assert collected(over, now=later).unheard == ()
+    assert collected(over, is_heard=False).unheard == (), "its last message is still waited for"
+
+
+def test_a_crash_decides_nothing_while_a_later_try_may_have_gone_well_unheard():
+    over = a_job(PLAN, end=JobEnd.COMPLETE, ended=NOW)
+    crashed = ended(a_pod(over, 0), a_message(PLAN, FIRST, upto=2), exit_code=139)
+
+    assert collected(over, [crashed], is_heard=False).final == {}
+    assert collected(over, [crashed]).final.keys() == {0}
 
 
 def test_a_failed_index_is_decided_while_its_job_still_runs():

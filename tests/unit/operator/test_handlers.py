@@ -30,6 +30,7 @@ class Ears:
     def __init__(self):
         self.backlog = Backlog[Key]()
         cache, queue = Cache(), Queue(lambda: NOW, self.backlog)
+        cache.heard_benchmark("ADDED", a_benchmark())
         self.job = handlers.on_job(cache, queue)
         self.pod = handlers.on_pod(cache, queue, SETTINGS)
 
@@ -50,6 +51,10 @@ def ears():
     assert there.seconds() == 0
     there.backlog.done(KEY)
     return there
+
+
+def a_benchmark():
+    return {"metadata": {"namespace": "lab", "name": "resnet50", "uid": "b1"}, "spec": {}}
 
 
 def a_job(**status):

@@ -7,9 +7,13 @@ import json
 import pytest
 
 from inferbench_contract import plan as plans
+from inferbench_contract import rules
+from inferbench_contract.spec import MAX_CELL_ROUNDS, POD_SHAPES
 from inferbench_operator import jobs, pods
+from inferbench_operator.collect import MAX_STAGES
 from inferbench_operator.settings import Settings
-from tests.clusters import SETTINGS, UID, seen, wanted
+from tests.builders import a_benchmark
+from tests.clusters import SETTINGS, UID, a_job, seen, wanted
 
 CPU = {"device": "cpu"}
 
@@ -63,6 +67,54 @@ def test_names_follow_from_benchmark_plan_and_stage():
     asked = wanted()
 
     assert the_job(stage=1, sweeps=(0,))["metadata"]["name"] == f"example-{plans.expand(asked).short_hash}-1"
+
+
+PLAN = plans.expand(wanted())
+NAME = f"example-{PLAN.short_hash}"
+
+
+@pytest.mark.parametrize(
+    ("stage", "told", "is_stage"),
+    [
+        pytest.param(0, {}, True, id="all sweeps"),
+        pytest.param(1, {"sweeps": (1,), "completions": 1}, True, id="what was lost"),
+        pytest.param(0, {"name": "example-0123456789-0"}, False, id="of another plan"),
+        pytest.param(0, {"name": f"{NAME}-1"}, False, id="under the name of another stage"),
+        pytest.param(0, {"completions": 2**31 - 1}, False, id="of more sweeps than are planned"),
+        pytest.param(0, {"sweeps": (0, 1)}, False, id="a first stage of some sweeps"),
+        pytest.param(1, {}, False, id="a second stage of all sweeps"),
+        pytest.param(1, {"sweeps": (2,), "completions": 1}, False, id="of a sweep that is not planned"),
+        pytest.param(1, {"sweeps": (1,), "completions": 2}, False, id="of more pods than sweeps"),
+        pytest.param(2, {"sweeps": (1,), "completions": 1}, False, id="of a third stage"),
+    ],
+)
+def test_a_job_is_a_stage_where_its_name_and_its_sweeps_are_those_of_the_plan(stage, told, is_stage):
+    assert jobs.is_stage(a_job(PLAN, stage, **told), seen(wanted()), PLAN) is is_stage
+
+
+LONGEST = "a" * rules.MAX_NAME
+
+
+def test_a_name_of_any_length_that_is_allowed_leaves_room_for_the_host_names_of_its_pods():
+    """The API server wants `<job>-<index>` of an Indexed Job to be a name of at most 63 characters."""
+    asked = a_benchmark(LONGEST, backends=["fake"], batch_sizes=[1])
+    last_sweep = MAX_CELL_ROUNDS - 1
+
+    name = jobs.job_name(seen(asked), plans.expand(asked), MAX_STAGES - 1)
+
+    assert len(f"{name}-{last_sweep}") == 63
+
+
+def test_every_list_that_is_merged_by_name_has_a_shape_that_can_be():
+    lists = {place[-1] for place, kind in POD_SHAPES.items() if kind is list}
+
+    assert lists == set(pods.MERGE_KEYS)
+    assert all(
+        (*place, "items", key) in POD_SHAPES
+        for place, kind in POD_SHAPES.items()
+        if kind is list
+        for key in pods.MERGE_KEYS[str(place[-1])]
+    )
 
 
 def test_it_goes_when_the_benchmark_goes():

@@ -17,7 +17,7 @@ from kubernetes.aio.config.config_exception import ConfigException
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_operator import paths
 from inferbench_operator.api_errors import ApiError
-from inferbench_operator.kube import Api
+from inferbench_operator.kube import MAX_LINE_BYTES, Api
 from inferbench_operator.throttle import Throttle
 from tests.scripted_server import FORBIDDEN, Answer, Server, served
 
@@ -401,13 +401,23 @@ def test_a_watch_tells_of_its_opening_and_of_each_event_until_the_server_ends_it
 
 
 def test_an_event_may_be_as_large_as_an_object_of_the_cluster():
-    """The store takes 1.5 MiB; aiohttp's own buffer would hold an eighth of it."""
-    large = {"type": "ADDED", "object": {"metadata": {"resourceVersion": "7"}, "filler": "x" * 1_500_000}}
+    """The store takes 1.5 MiB, a character becomes at most six in JSON, and aiohttp itself reads lines up to 4 MiB."""
+    large = {"type": "ADDED", "object": {"metadata": {"resourceVersion": "7"}, "filler": "\x01" * 1_500_000}}
     watching = Watching()
 
     ask(Server([lines(large, BOOKMARK)]), watching)
 
     assert watching.said == ["open", ("ADDED", "7"), ("BOOKMARK", "9")]
+
+
+def test_an_event_that_no_object_can_have_is_skipped_and_what_follows_is_told(caplog):
+    endless = {"type": "ADDED", "object": {"metadata": {"resourceVersion": "8"}, "filler": "x" * MAX_LINE_BYTES}}
+    watching = Watching()
+
+    ask(Server([lines(ADDED, endless, BOOKMARK)]), watching)
+
+    assert watching.said == ["open", ("ADDED", "7"), ("BOOKMARK", "9")]
+    assert "WATCH /api/v1/namespaces/team-a/pods: an event of 16,777,2" in caplog.text
 
 
 def test_an_error_in_the_stream_is_raised_after_what_came_before_it():

@@ -41,6 +41,7 @@ def test_it_says_which_version_runs():
     [
         ("", parse_text, "text/plain; version=0.0.4; charset=utf-8"),
         ("text/html", parse_text, "text/plain; version=0.0.4; charset=utf-8"),
+        ("application/openmetrics-text; version=new", parse_text, "text/plain; version=0.0.4; charset=utf-8"),
         (OPENMETRICS, parse_openmetrics, "application/openmetrics-text; version=1.0.0; charset=utf-8"),
     ],
 )

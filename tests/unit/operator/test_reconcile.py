@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
@@ -10,9 +11,12 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from inferbench_contract import shards as packing
 from inferbench_contract import summary
+from inferbench_contract.spec import MAX_CELL_ROUNDS, MAX_ITEMS
 from inferbench_contract.words import Outcome
-from inferbench_operator.observed import Refusal, Trouble
+from inferbench_operator import reconcile
+from inferbench_operator.observed import Refusal, Shard, Trouble
 from inferbench_operator.reconcile import Decision, JobPatch, Written, decide
 from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, outcomes, seen, wanted, writes_nothing
 from tests.results import results_for
@@ -466,10 +470,83 @@ def test_results_do_not_stay_in_pods_for_long():
     assert 2 <= len(world.config_maps) <= 10
 
 
+def with_shards(count):
+    """Return what is observed of a running benchmark with so many shards, and a result that has waited for a day."""
+    world = World(wanted(measurement={"rounds": 4}))
+    world.look()
+    world.step()
+    world.step()
+    (job,) = world.jobs.values()
+    shards = tuple(Shard(f"r{number}", "0" * 64, ()) for number in range(count))
+    return replace(world.observed, jobs=(replace(job, created=NOW - timedelta(days=1)),), shards=shards)
+
+
+@pytest.mark.parametrize(
+    ("count", "is_due"), [(reconcile.MAX_EARLY_SHARDS - 1, True), (reconcile.MAX_EARLY_SHARDS, False)]
+)
+def test_a_shard_that_is_not_full_waits_once_there_are_many(count, is_due):
+    decision = decide(with_shards(count), SETTINGS, NOW + timedelta(days=1), Written(NOW))
+
+    assert (decision.shard is not None) == is_due
+
+
+def test_results_that_cannot_be_kept_are_told_while_their_job_runs_on():
+    waiting = with_shards(0)
+    assert decide(waiting, SETTINGS, NOW + timedelta(days=1), Written(NOW)).shard is not None
+
+    blocked = replace(waiting, unkept=Trouble("QuotaExceeded", "Raise it."))
+    decision = decide(blocked, SETTINGS, NOW + timedelta(days=1), Written(NOW))
+
+    assert decision.shard is None
+    assert decision.again_after != timedelta(0)
+    assert condition(decision.status, "ResultsComplete")["reason"] == "QuotaExceeded"
+    assert condition(decision.status, "Running")["status"] == "True"
+
+
+def test_nothing_ends_and_no_stage_begins_while_results_cannot_be_kept():
+    world = World(wanted(measurement={"rounds": 4}), lambda sweep, _: "fault" if sweep == 1 else "well")
+    world.refuses_shards = True
+
+    for _ in range(20):
+        world.look()
+        world.step()
+        world.pass_time(60)
+
+    assert (len(world.jobs_made), world.is_finished) == (1, False)
+    assert condition(world.status, "Running")["reason"] == "QuotaExceeded"
+    world.refuses_shards = False
+    world.settle()
+    assert condition(world.status, "Succeeded")["reason"] == "EnvironmentFault"
+    assert outcomes(world.shards.values()).keys() == {0}
+
+
+def test_a_status_has_room_for_all_shards_that_the_longest_benchmark_makes():
+    full = math.ceil(MAX_CELL_ROUNDS / packing.MAX_RESULTS)
+
+    assert reconcile.MAX_EARLY_SHARDS + full <= MAX_ITEMS
+
+
+def test_a_shard_is_named_at_once():
+    """One that no status names is not found again: an operator that starts then measures its sweeps once more."""
+    world = World(wanted(measurement={"rounds": 4}))
+    for _ in range(2):
+        world.look()
+        world.step()
+    world.pass_time(SETTINGS.status_interval_seconds)
+    world.look()
+    world.pass_time(SETTINGS.shard_after_seconds)
+    world.written = Written(world.now, world.now)
+
+    world.look()
+
+    assert [shard["configMap"] for shard in world.status["shards"]] == list(world.config_maps)
+    assert len(world.config_maps) == 1
+
+
 # ---- whatever happens ----------------------------------------------------------------------------
 
 FATES = ["well"] * 6 + ["crash", "garbage", "foreign", "silent", "oom", "killed", "deadline", "stopped", "deleted"]
-ACTS = ["look", "step", "step", "step", "pass", "restart", "delete-job", "suspend", "resume", "widen"]
+ACTS = ["look", "step", "step", "step", "pass", "restart", "delete-job", "suspend", "resume", "widen", "refuse", "take"]
 
 
 @given(data=st.data())
@@ -487,10 +564,10 @@ def test_whatever_happens_a_benchmark_ends_and_no_result_is_lost(data):
     def fate(sweep: int, attempt: int) -> str:
         return fates.setdefault((sweep, attempt), data.draw(st.sampled_from(FATES)))
 
-    world = World(wanted(**spec), fate)
+    world = World(wanted(**spec), fate, hides_pods=data.draw(st.booleans()))
     for act in data.draw(st.lists(st.sampled_from(ACTS), max_size=40)):
         _act(world, act, spec)
-    world.asked = wanted(**spec)
+    world.asked, world.refuses_shards = wanted(**spec), False
     world.settle()
 
     assert condition(world.status, "Finished")["status"] == "True"
@@ -523,6 +600,8 @@ def _act(world, act, spec):
             world.asked = wanted(**spec)
         case "widen":
             world.asked = wanted(**spec, parallelism=3)
+        case "refuse" | "take":
+            world.refuses_shards = act == "refuse"
 
 
 def test_the_builders_of_results_agree_with_the_world():

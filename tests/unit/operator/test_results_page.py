@@ -408,15 +408,16 @@ def test_who_has_its_cells_on_the_page_keeps_them():
     assert page.truncated == {("team-a", "two")}
 
 
-def test_when_another_is_gone_there_is_room_again():
-    page = ResultsPage(ResultsDetail.CELLS, a_page(ResultsDetail.CELLS, one=finished()).series)
+def test_when_another_is_gone_who_was_left_out_first_has_room_again():
+    page = ResultsPage(ResultsDetail.CELLS, a_page(ResultsDetail.CELLS, one=finished(), two=finished()).series - 1)
     page.put("team-a", "one", finished())
     page.put("team-a", "two", finished())
+    page.put("team-a", "three", finished())
 
-    page.drop("team-a", "one")
-
+    assert page.drop("team-a", "one") == (("team-a", "two"),)
     assert page.put("team-a", "two", finished())
-    assert page.truncated == frozenset()
+    assert page.truncated == {("team-a", "three")}
+    assert page.drop("team-a", "three") == ()
 
 
 def test_chunks_are_the_page_and_none_is_large():

@@ -97,7 +97,7 @@ def test_the_next_stage_waits_until_the_pods_of_a_deleted_job_have_ended(plan, j
     gone = replace(job, is_gone=True)
     told = {"stages": [{"job": job.name, "sweeps": 2, "reason": "Running"}]}
     later = NOW + timedelta(seconds=11)
-    empty = observed(status=told, jobs=(gone,))
+    empty = observed(status=told, jobs=(gone,), listed_jobs=frozenset({gone.uid}))
 
     held = replace(empty, pods=(a_pod(gone, phase="Running"),))
 

@@ -124,6 +124,35 @@ def test_a_watch_that_cannot_be_opened_gives_no_sign_of_life():
     assert played(CUT, refused(403)).signs == 0
 
 
+BAD = event("ADDED", "bad")
+
+
+def stumble_over_the_bad(kind, thing):
+    if thing["metadata"]["resourceVersion"] == "bad":
+        raise KeyError("labels")
+
+
+def test_a_watch_that_breaks_again_and_again_at_the_same_place_gives_no_more_signs_of_life():
+    told = Opened((event("ADDED", 1), BAD))
+
+    assert played(*[told] * 9, hear=stumble_over_the_bad).signs == played(told, hear=stumble_over_the_bad).signs == 3
+
+
+def test_a_watch_that_breaks_again_and_again_is_opened_less_and_less_often():
+    assert played(*[Opened((BAD,))] * 8, hear=stumble_over_the_bad).waits == [0.5, 1, 2, 4, 8, 16, 30, 30]
+
+
+@pytest.mark.parametrize(
+    ("kind", "end"), [("BOOKMARK", None), ("MODIFIED", None), ("ADDED", CUT)], ids=["bookmark", "news", "everyday cut"]
+)
+def test_after_a_watch_that_broke_life_shows_in_what_comes_after_the_beginning(kind, end):
+    server = played(
+        Opened((BAD,)), Opened((event("ADDED", 1), event(kind, 2)), end), Opened(), hear=stumble_over_the_bad
+    )
+
+    assert server.signs == 2 + (kind != "ADDED") + 1
+
+
 def test_it_waits_longer_and_longer_until_it_is_open_again():
     server = played(*[refused(503)] * 8, Opened((), CUT), refused(503), Opened())
 
