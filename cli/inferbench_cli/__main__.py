@@ -11,7 +11,7 @@ import sys
 
 EXIT_STATUSES = """exit status:
   0    everything was measured
-  1    more cells failed than maxFailedCells allows, or a sweep was lost
+  1    more cells failed than maxFailedCells allows, a sweep was lost, or the model cannot be prepared
   2    the file is wrong: every mistake is listed with its line
   3    this machine cannot do it (no GPU, disk full, something not installed, folder in use)
   4    an expectation does not hold
@@ -47,6 +47,9 @@ JSON_HELP = "print JSON instead"
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; every error becomes a sentence on standard error and an exit status."""
     parsed = parser().parse_args(arguments)
+    if parsed.command is None:
+        parser().print_help()
+        return 0
     try:
         return _do(parsed)
     except KeyboardInterrupt:
@@ -82,7 +85,9 @@ def parser() -> argparse.ArgumentParser:
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    said = "the same as the command version"
+    top.add_argument("--version", action="store_const", const="version", dest="command", help=said)
+    commands = top.add_subparsers(dest="command", metavar="COMMAND")
     _add_run(commands)
     _add_plan(commands)
     _add_report(commands)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from inferbench_cli import cluster, folder, machine, matrix, progress, resource, table
+from inferbench_cli import cluster, folder, forecast, machine, matrix, progress, resource, table
 from inferbench_cli import export as exports
 from inferbench_cli import run as runs
 from inferbench_cli.folder import Folder
@@ -24,7 +26,8 @@ from inferbench_cli.resource import Found
 from inferbench_contract import __version__, crd, document, schema
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import PlanError, SpecError
-from inferbench_contract.plan import Plan
+from inferbench_contract.plan import Plan, Sweep
+from inferbench_contract.sentences import counted
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import Summary
 from inferbench_contract.words import Device
@@ -36,17 +39,20 @@ def run(arguments: Namespace) -> int:
     console = _console()
     is_silent = arguments.quiet or arguments.json
 
-    def progress_of(plan: Plan, done: int, opened: Folder) -> Progress:
+    def progress_of(plan: Plan, missing: Sequence[Sweep], opened: Folder) -> Progress:
         if is_silent:
             return progress.Silent()
-        _announce(console, plan, done, opened)
-        return progress.Spoken(console, plan, done)
+        _announce(console, plan, missing, opened)
+        return progress.Spoken(console, plan, len(plan.sweeps) - len(missing))
 
     output = Path(arguments.output) if arguments.output else None
     benchmark, ended = runs.run(Path(arguments.file), output, progress_of, fresh=arguments.fresh)
     if arguments.json:
         print(ended.summary.dump(), end="")
     elif ended.summary.best or ended.fault is None:  # else the fault is all there is to say
+        if ended.interrupted:
+            done, sweeps = ended.summary.sweeps_finished, counted(len(ended.summary.plan.sweeps), "sweep")
+            console.print(f"\nInterrupted after {done} of {sweeps}.")
         table.show(console, ended.summary)
         _say_where(console, ended.folder)
     _say_how_it_ended(ended, arguments)
@@ -151,9 +157,20 @@ def validate(arguments: Namespace) -> int:
             is_wrong = True
             print(error, file=sys.stderr)
         else:
-            sweeps = len(plans.expand(benchmark).sweeps)
-            print(f"{file}: valid, {benchmark.name}, {sweeps} sweeps")
+            print(f"{file}: valid, {benchmark.name}, {counted(len(plans.expand(benchmark).sweeps), 'sweep')}")
+            _warn_of_missing_model(Path(file), benchmark)
     return SpecError.exit_status if is_wrong else 0
+
+
+def _warn_of_missing_model(file: Path, benchmark: InferenceBenchmark) -> None:
+    """Warn only: on a cluster the path starts from a volume, which is not here."""
+    onnx = benchmark.spec.model.onnx
+    if onnx is not None and not (file.parent / onnx.path).is_file():
+        print(
+            f"{file}: warning: spec.model.onnx.path: there is no file {file.parent / onnx.path}, which a run on this "
+            "machine reads. On a cluster the path starts from the models volume.",
+            file=sys.stderr,
+        )
 
 
 def backends(arguments: Namespace) -> int:
@@ -198,15 +215,21 @@ def version(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes t
     return 0
 
 
-def _announce(console: Console, plan: Plan, done: int, opened: Folder) -> None:
-    cells = len(plan.measurable_cells)
-    console.print(
-        f"{cells} cells in {plan.rounds} rounds, {len(plan.sweeps)} sweeps, to {opened.path}/", soft_wrap=True
-    )
+def _announce(console: Console, plan: Plan, missing: Sequence[Sweep], opened: Folder) -> None:
+    sweeps, done = counted(len(plan.sweeps), "sweep"), len(plan.sweeps) - len(missing)
+    rounds = f"{counted(len(plan.measurable_cells), 'cell')} in {counted(plan.rounds, 'round')}"
+    console.print(f"{rounds}, {sweeps}, to {opened.path}/", soft_wrap=True)
     for strategy, reason in plan.unsupported.items():
         console.print(f"not measured: {strategy}: {reason}", soft_wrap=True)
+    if not missing:
+        told = f"Nothing is left to measure: an earlier run finished {done} of {sweeps} (--fresh starts over)."
+        console.print(told if done else "Nothing can be measured.", soft_wrap=True)
+        return
     if done:
-        console.print(f"going on: {done} sweeps were finished by an earlier run (--fresh starts over)")
+        console.print(f"going on: an earlier run finished {done} of {sweeps} (--fresh starts over)", soft_wrap=True)
+    console.print(forecast.likely(missing, plan.work.measurement), soft_wrap=True)
+    if (warning := forecast.busy(os.getloadavg()[0], os.cpu_count() or 1)) is not None:
+        console.print(Text(warning, "yellow"), soft_wrap=True)
 
 
 def _say_where(console: Console, opened: Folder) -> None:
@@ -225,7 +248,7 @@ def _say_how_it_ended(ended: runs.Ended, arguments: Namespace) -> None:
 
 
 def _show_plan(console: Console, plan: Plan) -> None:
-    shown = Table(title=f"Plan {plan.short_hash}: {len(plan.sweeps)} sweeps", title_justify="left")
+    shown = Table(title=f"Plan {plan.short_hash}: {counted(len(plan.sweeps), 'sweep')}", title_justify="left")
     for name in ("Sweep", "Round", "Strategy", "Batch sizes"):
         shown.add_column(name, justify="right" if name in {"Sweep", "Round"} else "left")
     for sweep in plan.sweeps:
@@ -234,23 +257,7 @@ def _show_plan(console: Console, plan: Plan) -> None:
     console.print(shown)
     for strategy, reason in plan.unsupported.items():
         console.print(f"Unsupported: {strategy}: {reason}")
-    console.print(_how_long(plan), soft_wrap=True)
-
-
-def _how_long(plan: Plan) -> str:
-    """Say how long it takes at most: what is bounded by the file, and what bounds the rest."""
-    measurement = plan.work.measurement
-    runs_of_cells = sum(len(sweep.batch_sizes) for sweep in plan.sweeps)
-    timed = runs_of_cells * (measurement.max_seconds_per_cell + measurement.warmup_max_seconds)
-    most = len(plan.sweeps) * plan.work.timeout_seconds_per_sweep
-    return (
-        f"{runs_of_cells} processes warm up and measure for at most {_minutes(timed)} together. Starting, loading and "
-        f"compiling come on top; the time limit of each sweep ends everything after {_minutes(most)}."
-    )
-
-
-def _minutes(seconds: int) -> str:
-    return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
+    console.print(forecast.how_long(plan), soft_wrap=True)
 
 
 COMMANDS = {

@@ -74,6 +74,11 @@ class Folder:
             return plans.load(self.plan_file.read_text(), str(self.plan_file))
         except FileNotFoundError as error:
             raise PlanError(f"{self.path} holds no plan.json, so it is not a folder of results.") from error
+        except NotADirectoryError as error:
+            raise PlanError(
+                f"{self.path} is a file, expected a folder of results. `inferbench run {self.path}` measures a "
+                "benchmark, and prints the folder that holds its results."
+            ) from error
         except (OSError, UnicodeDecodeError) as error:
             raise PlanError(f"{self.plan_file} cannot be read: {error}. {plans.START_OVER}") from error
 

@@ -9,6 +9,7 @@ from typing import Any
 from inferbench_cli.markup import Html, join, table, tag
 from inferbench_contract import capabilities, sentences
 from inferbench_contract.result import cut_in_the_middle
+from inferbench_contract.sentences import counted
 from inferbench_contract.spec import BenchmarkSpec, Contract, Layout
 from inferbench_contract.summary import Summary
 
@@ -48,11 +49,6 @@ def environment(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     return ((label, value) for label, value in said if value)
 
 
-def counted(number: int, name: str) -> str:
-    """Write `1 round`, `4 rounds`."""
-    return f"{number} {name}" if number == 1 else f"{number} {name}s"
-
-
 def _sentences(spec: BenchmarkSpec, summary: Summary) -> Iterable[str]:
     measurement, threads = summary.plan.work.measurement, summary.plan.work.threads
     calls = sum(row.samples for row in summary.table.rows.values())
@@ -72,8 +68,8 @@ def _sentences(spec: BenchmarkSpec, summary: Summary) -> Iterable[str]:
         else "Each backend had a thread for each CPU allowed."
     )
     yield (
-        "Before it was timed, each process compared its answers with those of the fp32 reference; cells that are not "
-        f"accurate enough are treated by onViolation: {spec.accuracy.on_violation}."
+        "After it was timed, each process compared the answers of that very session with those of the fp32 reference; "
+        f"cells that are not accurate enough are treated by onViolation: {spec.accuracy.on_violation}."
     )
 
 

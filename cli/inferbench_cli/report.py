@@ -23,7 +23,7 @@ from inferbench_contract.expectations import Judged
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import BenchmarkSpec, InferenceBenchmark, Metric
 from inferbench_contract.summary import UNCERTAIN, Best, Summary
-from inferbench_contract.words import Cell, Doubt, Judgement, Outcome, Strategy
+from inferbench_contract.words import Cell, Doubt, Judgement, Outcome, Strategy, Verdict
 
 MAX_BYTES = 100_000
 """What a mail takes without a thought, and a phone without a wait."""
@@ -52,6 +52,9 @@ LEVELS = (
 """Tried in this order until a page fits. The last always does: a character takes at most six bytes."""
 
 JUDGEMENTS = {Judgement.HOLDS: "Holds", Judgement.DOES_NOT_HOLD: "Does not hold", Judgement.UNDECIDED: "Undecided"}
+
+VERDICT = "vs baseline"
+"""Heads the column of verdicts on strategies, as on the terminal; it says of whom they are."""
 
 GAPS_IN_ORDER = (*WORST_FIRST, None)
 
@@ -279,7 +282,11 @@ def _but(best: Best) -> Html:
         return Html("")
     if best.margin.low is None:
         return join([" in a single round, which gives no verdict"])
-    return join([", not distinguishable from ", _name(best.runner_up.cell)])
+    taken = sentences.recommended(best)
+    simpler = taken not in (None, best.row.cell.strategy)
+    advice = ["; take ", tag("span", taken, class_="name"), ", which is simpler"] if simpler else []
+    same = ", the same as " if best.verdict is Verdict.TIE else ", not distinguishable from "
+    return join([same, _name(best.runner_up.cell), *advice])
 
 
 def _name(cell: Cell) -> Html:
@@ -289,9 +296,9 @@ def _name(cell: Cell) -> Html:
 
 def _best_table(view: View) -> Html:
     baseline = view.summary.table.baseline
-    headings = ("Batch", "Best strategy", *_number_headings(view), "Verdict", "Over the next", "Doubts")
+    headings = ("Batch", "Best strategy", *_number_headings(view), VERDICT, "Over the next", "Doubts")
     rows = [_best_row(view, view.summary.best[size]) for size in view.told_sizes]
-    caption = f"Best at each batch size. Speedups and verdicts are against {baseline}; intervals are 95%."
+    caption = f"Best at each batch size. Speedups are over {baseline}, the baseline; intervals are 95%."
     return table("best", caption, headings, rows)
 
 
@@ -304,8 +311,14 @@ def _best_row(view: View, best: Best) -> Sequence[object]:
         *_numbers(view, row),
         _badge(_verdict(view, row)),
         join([_quiet(sentences.ratio(best.margin)), *following]),
-        ", ".join(row.lasting_doubts) or "none",
+        _doubted(row, view.summary.table.opposite(row)),
     )
+
+
+def _doubted(row: Row, baseline: Row | None) -> str:
+    """Name the doubts of both sides of a speedup, and whose they are."""
+    theirs = ", ".join(baseline.lasting_doubts) if baseline is not None else ""
+    return "; ".join(filter(None, [", ".join(row.lasting_doubts), f"baseline: {theirs}" if theirs else ""])) or "none"
 
 
 def _number_headings(view: View) -> Sequence[str]:
@@ -441,13 +454,16 @@ def _doubts(view: View) -> Sequence[Html]:
     )
     return [
         tag("p", saying),
-        tag("dl", *(_doubt(doubt, counts[doubt]) for doubt in Doubt if counts[doubt]), class_="doubts"),
+        tag("dl", *(_doubt(view, doubt, counts[doubt]) for doubt in Doubt if counts[doubt]), class_="doubts"),
     ]
 
 
-def _doubt(doubt: Doubt, count: int) -> Html:
+def _doubt(view: View, doubt: Doubt, count: int) -> Html:
+    rows = view.summary.table.rows.values()
     return tag(
-        "div", tag("dt", f"{doubt} ", tag("small", method.counted(count, "cell"))), tag("dd", doubts.explain(doubt))
+        "div",
+        tag("dt", f"{doubt} ", tag("small", sentences.counted(count, "cell"))),
+        tag("dd", doubts.explain(doubt, rows)),
     )
 
 
@@ -488,7 +504,7 @@ def _cells(view: View) -> Sequence[Html]:
     every = view.summary.table
     each = max(1, view.limits.rows // len(every.batch_sizes))
     shown = [row for size in every.batch_sizes for row in sorted(every.at(size), key=_rank)[:each]]
-    headings = ("Strategy", "Batch", "Outcome", *_number_headings(view), "Verdict", "Doubts and reasons")
+    headings = ("Strategy", "Batch", "Outcome", *_number_headings(view), VERDICT, "Doubts and reasons")
     caption = f"By batch size, the quickest first. Speedups are over {every.baseline}; 1/4: in one of four rounds."
     body = table("every", caption, headings, [_cell(view, row) for row in shown])
     more = _more(len(every.rows) - len(shown), "cells are", "cells.csv")

@@ -36,7 +36,7 @@ CSV_HEADER = (
     "doubts", "rounds", "samples", "reason",
     "device_median_ns", "enqueue_median_ns", "relative_l2_parts_per_billion", "top1_agreement_basis_points",
     "prepare_first_ms", "prepare_ms", "warmup_ms", "memory_mib", "compile_cold_ms", "compile_warm_ms",
-    "error_ratio_milli", "power_milliwatts", "energy_microjoules_per_input",
+    "error_ratio_milli", "power_milliwatts", "energy_microjoules_per_input", "others_percent",
 )  # fmt: skip
 """The first eighteen are promised (design.md); the others follow, and more may."""
 
@@ -45,6 +45,10 @@ DECISIVE = (
     "architecture", "cpuModel", "cpuFlags", "affinity", "quotaMilliCpus", "governor", "python", "libraries", "gpus",
 )  # fmt: skip
 """What the fingerprint of a machine is made of: when it differs, one of these says why."""
+
+
+class ModelRefusedError(InferbenchError):
+    """The model itself cannot be prepared. Its cells have failed, so this is exit status 1 (as where some fail)."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +69,7 @@ def run(file: Path, output: Path | None, progress_of: Any, *, fresh: bool) -> tu
     with folder.opened(path, plan, _text(file, benchmark), fresh=fresh) as opened:
         _record_environment(opened, benchmark, plan, file)
         missing = tuple(sweep for sweep in plan.sweeps if not _is_done(opened, plan, sweep))
-        progress = progress_of(plan, len(plan.sweeps) - len(missing), opened)
+        progress = progress_of(plan, missing, opened)
         interrupted, fault = _Sweeps(opened, plan, file.parent, benchmark.spec.retries, progress).run(missing)
         return benchmark, Ended(write_answer(opened, benchmark, plan), opened, interrupted, fault)
 
@@ -133,6 +137,7 @@ def _csv_row(row: Row, samples: Mapping[tuple[Cell, int], Any]) -> Iterable[str 
     yield next(iter(row.values("error_ratio_milli")), None)  # of the first round, which looks at all examples
     yield _middle(row, "power_milliwatts")
     yield None if row.energy_joules is None else round(1e6 * row.energy_joules)
+    yield max(row.values("others_percent"), default=None)
 
 
 def _compile_ms(row: Row, *, was_cold: int) -> int | None:
@@ -180,6 +185,7 @@ class _Sweeps:
     def _run_one(self, sweep: Sweep) -> machine.RunnerDiedError | None:
         """Run a sweep, and again if the runner itself died; the other sweeps go on whatever became of it."""
         died = None
+        refused: list[str] = []
         self.progress.started(sweep)
         for _ in range(1 + self.retries):
             try:
@@ -188,14 +194,24 @@ class _Sweeps:
                     sweep.index,
                     self.opened.path,
                     self.model_folder,
-                    partial(self.progress.heard, sweep),
+                    partial(self._hear, sweep, refused),
                 )
                 died = None
                 break
             except machine.RunnerDiedError as error:
                 died = error
         self.progress.finished(sweep, self.opened.result(self.plan, sweep))
+        if refused:
+            raise ModelRefusedError(
+                f"The model cannot be prepared, so no sweep can succeed and the run ends here: {refused[-1]} "
+                "Mend the model or the file, then start over with --fresh."
+            )
         return died
+
+    def _hear(self, sweep: Sweep, refused: list[str], said: Mapping[str, Any]) -> None:
+        if said.get("event") == "model":
+            refused.append(str(said.get("reason")))
+        self.progress.heard(sweep, said)
 
 
 def _record_environment(opened: Folder, benchmark: InferenceBenchmark, plan: Plan, file: Path) -> None:

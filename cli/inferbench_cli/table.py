@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
@@ -12,8 +12,9 @@ from rich.text import Text
 
 from inferbench_contract import sentences
 from inferbench_contract.cells import Row
+from inferbench_contract.cells import Table as Cells
 from inferbench_contract.doubts import explain
-from inferbench_contract.summary import Best, Summary
+from inferbench_contract.summary import Summary
 from inferbench_contract.words import FAILED_OUTCOMES, Doubt, Judgement, Outcome
 
 if TYPE_CHECKING:
@@ -21,8 +22,11 @@ if TYPE_CHECKING:
 
 ENERGY = "Energy/input"
 """A column that is there where a GPU counted it."""
-COLUMNS = ("Batch", "Best strategy", "Latency", "Inputs/s", ENERGY, "Speedup", "Verdict", "Doubts")
-UNBROKEN = ("Batch", "Best strategy", "Inputs/s", ENERGY, "Verdict")
+VERDICT = "vs\nbaseline"
+"""Of the best strategy and the baseline; how the best stands to the next one is what the sentences say. In two lines,
+so that a usual table fits into 80 columns."""
+COLUMNS = ("Batch", "Best strategy", "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, "Doubts")
+UNBROKEN = ("Batch", "Best strategy", "Inputs/s", ENERGY, VERDICT)
 NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
 STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UNDECIDED: "yellow"}
@@ -57,7 +61,7 @@ def _table(summary: Summary) -> Table:
     for name in names:
         table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
     for _, best in sorted(summary.best.items()):
-        told = _cells(best, marks, is_baseline=best.row.cell.strategy == summary.table.baseline)
+        told = _cells(summary.table, best.row, marks)
         by_name = dict(zip(COLUMNS, told, strict=True))
         table.add_row(*(by_name[name] for name in names))
     return table
@@ -69,26 +73,38 @@ def _has_energy(summary: Summary) -> bool:
 
 def _marks(summary: Summary) -> Mapping[Doubt, str]:
     """Give each doubt of the table a letter, under which it is explained below."""
-    doubts = dict.fromkeys(doubt for best in summary.best.values() for doubt in best.row.lasting_doubts)
+    doubts = dict.fromkeys(doubt for row in _told(summary) for doubt in row.lasting_doubts)
     return dict(zip(doubts, ascii_lowercase, strict=False))
 
 
-def _cells(best: Best, marks: Mapping[Doubt, str], *, is_baseline: bool) -> Iterable[str]:
-    row = best.row
+def _told(summary: Summary) -> Sequence[Row]:
+    """Return the cells that the table rests on: the best, and the baseline's where they have a speedup."""
+    return [row for best in summary.best.values() for row in (best.row, summary.table.opposite(best.row)) if row]
+
+
+def _cells(every: Cells, row: Row, marks: Mapping[Doubt, str]) -> Iterable[str]:
+    is_baseline = row.cell.strategy == every.baseline
     yield str(row.cell.batch_size)
     yield str(row.cell.strategy)
-    yield f"{sentences.duration(row.latency.value if row.latency else None)} {sentences.spread(row.latency)}"
+    yield sentences.short_latency(row.latency)
     yield sentences.digits(row.throughput.value / 1000) if row.throughput else "-"
     yield sentences.energy(row.energy_joules)
     yield _speedup(row, is_baseline=is_baseline)
     yield str(row.verdict or ("baseline" if is_baseline else "-"))
-    yield ", ".join(marks[doubt] for doubt in row.lasting_doubts) or "none"
+    yield _doubted(row, every.opposite(row), marks)
+
+
+def _doubted(row: Row, baseline: Row | None, marks: Mapping[Doubt, str]) -> str:
+    """Name the doubts of both sides of a speedup, the baseline's in brackets: `a (b, c)`."""
+    own, theirs = (
+        ", ".join(sorted(marks[doubt] for doubt in side.lasting_doubts)) if side is not None else ""
+        for side in (row, baseline)
+    )
+    return " ".join(filter(None, [own, f"({theirs})" if theirs else ""])) or "none"
 
 
 def _speedup(row: Row, *, is_baseline: bool) -> str:
-    if row.speedup is None:
-        return "1x" if is_baseline else "-"
-    return f"{sentences.digits(row.speedup.value)}x {sentences.spread(row.speedup)}"
+    return "1x" if is_baseline and row.speedup is None else sentences.short_ratio(row.speedup)
 
 
 def _show_expectations(console: Console, summary: Summary) -> None:
@@ -118,6 +134,6 @@ def _show_doubts(console: Console, summary: Summary) -> None:
     """Explain the doubts that stand in the table."""
     marks = _marks(summary)
     if marks:
-        _say(console, "\nDoubts about the numbers in the table", "bold")
+        _say(console, "\nDoubts about the numbers in the table (in brackets: about the baseline's)", "bold")
     for doubt, mark in marks.items():
-        _say(console, f"  {mark}  {doubt}: {explain(doubt)}")
+        _say(console, f"  {mark}  {doubt}: {explain(doubt, _told(summary))}")

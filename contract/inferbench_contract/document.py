@@ -354,12 +354,24 @@ def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
 def _known_fields(place: Place) -> str:
     word, known = str(place[-1]), schema.fields(place[:-1])
     alike = {candidate.lower(): candidate for candidate in known}
-    near = difflib.get_close_matches(word.lower().replace("_", ""), alike, n=1)
-    if near:
-        return f"did you mean {alike[near[0]]}?"
+    near = _near(word.lower().replace("_", ""), tuple(alike))
+    if near is not None:
+        return f"did you mean {alike[near]}?"
     if homes := schema.homes(word):
         return f"expected it in {_path(homes[0])}."
     return f"expected {_choices(known)}."
+
+
+MIN_PART = 4
+"""Letters that a part of a name needs to stand for it; "max" begins many."""
+
+
+def _near(word: str, known: Sequence[str]) -> str | None:
+    """Choose what a word most likely stands for: what it begins, what it is a part of, or what is spelt alike."""
+    begun = [name for name in known if name.startswith(word)]
+    held = [name for name in known if word in name]
+    spelt = difflib.get_close_matches(word, known, n=1)
+    return next(iter([*begun, *held, *spelt] if len(word) >= MIN_PART else spelt), None)
 
 
 IN_QUOTES = "string_type"

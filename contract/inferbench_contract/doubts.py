@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+from inferbench_contract.cells import Row
 from inferbench_contract.words import Doubt
 
 
@@ -19,7 +20,7 @@ class Explanation:
 EXPLANATIONS: Mapping[Doubt, Explanation] = {
     Doubt.UNSETTLED: Explanation(
         "The calls had not settled when the warm-up had to end, so the first timed ones may be slower than later ones.",
-        "Raise measurement.warmupMaxSeconds; with calls of more than 0.4 s the default of 8 s is never enough to tell.",
+        "Raise measurement.warmupMaxSeconds: at least 20 calls have to fit into it (it is 8 where the file is silent).",
     ),
     Doubt.THROTTLED: Explanation(
         "The processor or the GPU was slowed down while this was measured: a CPU quota ran out, or clocks were lowered "
@@ -53,7 +54,9 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
 }
 
 
-def explain(doubt: Doubt) -> str:
-    """Say what was seen and what to do about it."""
+def explain(doubt: Doubt, rows: Iterable[Row] = ()) -> str:
+    """Say what was seen, how much it was at most in some cells where that is known, and what to do about it."""
     explanation = EXPLANATIONS[doubt]
-    return f"{explanation.meaning} {explanation.advice}"
+    others = max((share for row in rows for share in row.values("others_percent")), default=None)
+    much = f" They took up to {others}%." if doubt is Doubt.NOISY_NEIGHBOUR and others is not None else ""
+    return f"{explanation.meaning}{much} {explanation.advice}"

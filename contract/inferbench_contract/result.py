@@ -82,6 +82,8 @@ class CellResult:
     warmup_ms: int | None = None
     measure_ms: int | None = None
     memory_mib: int | None = None
+    others_percent: int | None = None
+    """Share of the machine's CPU time that other processes and other virtual machines took meanwhile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +152,7 @@ COLUMNS = (
     _Column("warm", "warmup_ms", 3, 10**9),
     _Column("meas", "measure_ms", 3, 10**9),
     _Column("mib", "memory_mib", 3, 10**9),
+    _Column("oth", "others_percent", 3, 100, is_spared=True),
 )
 """Seven digits of a latency are 0.1 parts per million; the others are for reading, not for ratios."""
 

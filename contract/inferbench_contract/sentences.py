@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.expectations import Judged
 from inferbench_contract.spec import Metric
-from inferbench_contract.summary import Best, Summary
-from inferbench_contract.words import Judgement, Verdict
+from inferbench_contract.summary import UNCERTAIN, Best, Summary
+from inferbench_contract.words import Judgement, Strategy, Verdict
 
 NS_PER_UNIT = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
 J_PER_UNIT = (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6), ("nJ", 1e-9))
@@ -35,6 +35,11 @@ def digits(value: float) -> str:
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
+
+
+def counted(number: int, name: str, plural: str = "s") -> str:
+    """Write `1 round`, `4 rounds`."""
+    return f"{number} {name}" if number == 1 else f"{number} {name}{plural}"
 
 
 def interval(low: float | None, high: float | None, unit_ns: float) -> str:
@@ -65,6 +70,28 @@ def spread(estimate: Estimate | None) -> str:
     return f"±{percent(max(estimate.high / estimate.value, estimate.value / estimate.low) - 1)}"
 
 
+MAX_SPREAD = 0.5
+"""Beyond this a ± misleads: the interval is one of factors, so ±60% is from 0.63 to 1.6 and not from 0.4."""
+
+
+def short_latency(estimate: Estimate | None) -> str:
+    """Write a latency as tables have it: `45.1 ms ±2.1%`; a wide interval by its ends."""
+    return latency(estimate) if _is_wide(estimate) else f"{duration(_value(estimate))} {spread(estimate)}"
+
+
+def short_ratio(estimate: Estimate | None) -> str:
+    """Write a ratio as tables have it: `1.31x ±7.5%`; a wide interval by its ends."""
+    if estimate is None or _is_wide(estimate):
+        return ratio(estimate)
+    return f"{digits(estimate.value)}x {spread(estimate)}"
+
+
+def _is_wide(estimate: Estimate | None) -> bool:
+    if estimate is None or estimate.low is None or estimate.high is None:
+        return False
+    return max(estimate.high / estimate.value, estimate.value / estimate.low) - 1 > MAX_SPREAD
+
+
 def percent(share: float) -> str:
     """Write a share as a percentage with two digits: `14%`, `0.6%`; beyond tenfold nothing finer is worth telling."""
     value = 100 * share
@@ -81,8 +108,19 @@ def objective(summary: Summary) -> str:
         asked = f"lowest latency at batch {size}"
     else:
         asked = "highest throughput" + (f" within {duration(limit * 1000)} a batch" if limit else "")
-    chosen = "nothing that was measured qualifies" if summary.answer is None else str(summary.answer.row.cell)
+    best = summary.answer
+    chosen = "nothing that was measured qualifies" if best is None else f"{best.row.cell}{_reservation(best)}"
     return f"Objective ({asked}): {chosen}."
+
+
+def _reservation(best: Best) -> str:
+    """Say what the answer at this batch size says of the winner, where that is not that it is the fastest."""
+    if best.runner_up is None or best.margin is None or best.margin.low is None or best.verdict not in UNCERTAIN:
+        return ""
+    other = best.runner_up.cell.strategy
+    same = f", the same as {other}" if best.verdict is Verdict.TIE else f", not distinguishable from {other}"
+    taken = recommended(best)
+    return same if taken in (None, best.row.cell.strategy) else f"{same}; take {taken}, which is simpler"
 
 
 def answers(summary: Summary) -> tuple[str, ...]:
@@ -99,32 +137,46 @@ def answer(best: Best) -> str:
     if best.margin is None:
         return f"{winner} and {other} were not measured in the same round yet, which gives no verdict."
     if best.margin.low is None:
-        return (
-            f"{winner} was fastest in {_rounds(best.margin.rounds)}, which gives no verdict: measure at least 2 rounds."
-        )
+        return f"{winner} was fastest in the only round that has both; a verdict takes at least 2 rounds."
     if best.verdict is Verdict.FASTER:
         return f"{winner} is fastest, {ratio(best.margin)} as fast as {other}, the next.".replace("x (", " times (", 1)
-    apart = percent(best.at_most_apart or 0)
-    advice = _advice(best)
-    if best.verdict is Verdict.TIE:
-        return f"{winner} and {other} are the same: at most {apart} apart.{advice}"
-    return f"{winner} and {other} are not distinguishable on this machine: at most {apart} apart.{advice}"
+    apart = best.at_most_apart or 0.0
+    if apart > MAX_ADVISED_COST:
+        longer = f"one may take up to {digits(1 + apart)} times as long as the other"
+        return f"{winner} and {other} cannot be told apart by these rounds: {longer}. {MEASURE_MORE}"
+    same = "the same" if best.verdict is Verdict.TIE else "not distinguishable on this machine"
+    return f"{winner} and {other} are {same}: at most {percent(apart)} apart.{_advice(best)}"
 
 
 MAX_ADVISED_COST = 0.25
-"""An interval this wide tells too little to choose by; what is simple may then be several times slower."""
+"""An interval this wide tells too little to choose by; what is simple may then be several times slower. Two that are
+25 % apart are told apart by four rounds of a machine with 5 % from process to process (README.md)."""
+
+MEASURE_MORE = "Measure more rounds, or on a quieter machine."
+
+
+def recommended(best: Best) -> Strategy | None:
+    """Return the simplest contender, where choosing it is known to cost little; None where nothing is advised."""
+    if best.simplest is None or (best.at_most_apart or 0.0) > MAX_ADVISED_COST or _cost(best) > MAX_ADVISED_COST:
+        return None
+    return best.simplest
+
+
+def _cost(best: Best) -> float:
+    """Return how much longer than the winner the simplest contender may take, as a share."""
+    margin = best.simplest_margin
+    return 0.0 if margin is None or margin.high is None else max(0.0, margin.high - 1)
 
 
 def _advice(best: Best) -> str:
     """Name the simplest contender, and what choosing it may cost: that can be more than the runner-up would."""
     if best.simplest is None:
         return ""
-    if best.simplest_margin is None or best.simplest_margin.high is None:
+    if recommended(best) is None:
+        return f" {best.simplest} is simpler, and may take {digits(1 + _cost(best))} times as long. {MEASURE_MORE}"
+    if best.simplest_margin is None:
         return f" Take {best.simplest}: it is the simpler one too."
-    cost = max(0.0, best.simplest_margin.high - 1)
-    if cost > MAX_ADVISED_COST:
-        return " That is too little to choose by: measure more rounds, or on a quieter machine."
-    longer = f"it takes at most {percent(cost)} longer"
+    longer = f"it takes at most {percent(_cost(best))} longer"
     return f" Take {best.simplest}, the simplest that cannot be told from the best: {longer}."
 
 
@@ -145,7 +197,3 @@ def _unit(value: float, units: Sequence[tuple[str, float]] = NS_PER_UNIT) -> tup
 
 def _value(estimate: Estimate | None) -> float | None:
     return None if estimate is None else estimate.value
-
-
-def _rounds(count: int) -> str:
-    return "the only round" if count == 1 else f"{count} rounds"

@@ -79,14 +79,15 @@ def measure_cell(task: CellTask) -> CellResult:
     before = circumstances.snapshot()
     measurement = measure(session, _limits(task), lambda progress: _tell_progress(tell, progress))
     when = _when(measurement)
-    after = circumstances.snapshot()
+    disturbance = circumstances.difference(before, circumstances.snapshot())
     if task.samples is not None:
         sinks.write_samples(task.samples, measurement.timed.latencies_ns, measurement.timed.device_ns)
     tell(stage="checking", **when)
     found = gate.check(session, _with_examples(task), full=task.round == 0)
     result = dataclasses.replace(
         numbers(measurement, task.batch_size),
-        doubts=doubts.find(measurement, circumstances.difference(before, after)),
+        doubts=doubts.find(measurement, disturbance),
+        others_percent=doubts.others_percent(disturbance),
         prepare_ms=None if prepared_ms is None else prepared_ms + measurement.first_call_ns // 1_000_000,
         **_compile_times(session),
         memory_mib=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // MEBIBYTE_KIB,

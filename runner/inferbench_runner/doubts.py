@@ -50,6 +50,12 @@ def has_noisy_neighbour(disturbance: Disturbance) -> bool:
     return disturbance.others_ticks + disturbance.steal_ticks > NEIGHBOUR_SHARE * disturbance.total_ticks
 
 
+def others_percent(disturbance: Disturbance) -> int | None:
+    """Return the share that others took of the machine's CPU time; None where no time was counted."""
+    taken, total = disturbance.others_ticks + disturbance.steal_ticks, disturbance.total_ticks
+    return min(100, round(100 * taken / total)) if total else None
+
+
 def is_launch_bound(measurement: Measurement) -> bool:
     """Tell whether the host was busy starting work for most of the time the device needed for it."""
     enqueue_ns, device_ns = measurement.enqueue_median_ns, measurement.device_median_ns

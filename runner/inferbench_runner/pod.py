@@ -216,7 +216,12 @@ class Log:
         self._last = ""
 
     def hear(self, said: Mapping[str, Any]) -> None:
-        """Print what is new. A cell reports twice a second, mostly the same stage again."""
+        """Print what is new. A cell reports twice a second, mostly the same stage again.
+
+        That a model fails for all sweeps is for who runs them all; here the cells' reasons say it.
+        """
+        if said.get("event") not in {"cell", "progress"}:
+            return
         line = _cell(said) if said.get("event") == "cell" else _stage(Moment.heard(said))
         if line != self._last:
             _say(line)

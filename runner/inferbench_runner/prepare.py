@@ -54,6 +54,9 @@ FILES: Final = {Artifact.WEIGHTS: "weights.pt", Artifact.ONNX: onnx_models.FILE}
 ORDER: Final = (Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE, Artifact.ONNX)
 """The export comes last: where it is refused, other backends have what they read."""
 
+SHARED: Final = frozenset({Artifact.INPUTS, Artifact.REFERENCE})
+"""What every backend reads that runs a model."""
+
 REQUIRED: Final = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "PIL")
 
 TRAINED_EXAMPLES: Final = accuracy.MIN_EXAMPLES_FOR_TOP1

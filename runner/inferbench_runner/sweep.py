@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
+from inferbench_contract.sentences import counted
 from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Cell, Device, Outcome
 from inferbench_runner import backends, circumstances, environment, privacy, process, sinks, watching, work
@@ -32,6 +33,7 @@ from inferbench_runner.process import Ended, Stopped, Watch
 from inferbench_runner.task import Artifacts, CellTask
 
 if TYPE_CHECKING:
+    from inferbench_runner import prepare
     from inferbench_runner.prepare import Refusal
 
 Deliver = Callable[[SweepResult], None]
@@ -113,7 +115,7 @@ def _hardware(machine: Environment, plan: Plan) -> str:
     """Name what the numbers are of: the GPU, or the processor and how many threads."""
     if plan.work.device is Device.GPU and machine.gpus:
         return f"{machine.gpus[0].name}, driver {machine.gpus[0].driver}"
-    return f"{machine.cpu_model}, {_threads(plan)} threads"
+    return f"{machine.cpu_model}, {counted(_threads(plan), 'thread')}"
 
 
 def _unsupported_here(plan: Plan, sweep: Sweep) -> str | None:
@@ -198,12 +200,27 @@ def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artif
     request = prepare.Request(model=model, model_folder=place.model_folder, cache=cache, artifacts=needed)
     prepared = _made(prepare, request, "preparing the model", plan, place, deadline)
     if isinstance(prepared, _Failure):
+        if _fails_for_all(plan, request, prepared):
+            place.tell({"event": "model", "reason": prepared.reason})
         return prepared
     wanted = convert.request_for(sweep.strategy, plan.work, prepared, cache)
     if wanted is None:
         return prepared
     graph = _made(convert, wanted, f"converting the graph to {sweep.strategy.precision}", plan, place, deadline)
     return graph if isinstance(graph, _Failure) else prepared.model_copy(update={"onnx": graph.onnx})
+
+
+def _fails_for_all(plan: Plan, request: prepare.Request, failure: _Failure) -> bool:
+    """Tell whether a model could not be prepared for any of a plan's strategies, and another try would end the same.
+
+    What all of them read is made first. When it is there, only what is this strategy's own is missing.
+    """
+    from inferbench_runner import prepare
+
+    shared = prepare.SHARED
+    all_read_it = all(shared <= backends.find(sweep.strategy.backend).ARTIFACTS for sweep in plan.sweeps)
+    is_there = prepare.locate(request.model_copy(update={"artifacts": shared})) is not None
+    return failure.outcome is Outcome.FAILED and all_read_it and not is_there
 
 
 def _made(maker: _Maker, request: Any, what: str, plan: Plan, place: Place, deadline: float) -> Artifacts | _Failure:

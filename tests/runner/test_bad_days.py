@@ -184,6 +184,7 @@ class TestInterrupted:
         assert err == (
             "Interrupted; what was measured is kept. To go on: inferbench run 'my bench.yaml' --output out\n"
         )
+        assert "\nInterrupted after 0 of 1 sweep.\n" in out
         assert "only fake/fp32 was measured" in out, "what there is of an answer is shown"
         place.wait_until_empty()
         kept = measured(output)

@@ -54,7 +54,7 @@ class TestHelp:
             assert option in done.stdout
 
     @pytest.mark.parametrize(
-        "arguments", [(), ("walk",), ("run",), ("run", "bench.yaml", "--quiet", "--json"), ("validate",)]
+        "arguments", [("walk",), ("run",), ("run", "bench.yaml", "--quiet", "--json"), ("validate",)]
     )
     def test_wrong_arguments_are_exit_status_2(self, place: Place, arguments) -> None:
         done = place.run(*arguments)
@@ -218,7 +218,7 @@ class TestMachine:
 def test_every_command_that_the_parser_knows_is_there() -> None:
     from inferbench_cli import commands
 
-    (choices,) = (action.choices for action in program.parser()._actions if action.dest == "command")
+    (choices,) = (action.choices for action in program.parser()._actions if action.choices)
 
     assert list(choices) == list(commands.COMMANDS)
 

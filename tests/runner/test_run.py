@@ -73,9 +73,11 @@ def rows(folder: Path) -> list[dict[str, str]]:
 class TestFinished:
     def test_plain_lines_tell_of_every_sweep_when_nobody_sits_at_a_terminal(self, once) -> None:
         _, done = once
-        lines = done.stdout.splitlines()
+        said = done.stdout.splitlines()
+        lines = [line for line in said if not line.startswith((" ", "Load average "))]  # of a machine that is busy
 
         assert lines[0] == "2 cells in 2 rounds, 4 sweeps, to out/"
+        assert lines.pop(1).startswith("Estimate: about 1 min;")
         for place, (strategy, round_) in enumerate([("fp32", 1), ("fp16", 1), ("fp16", 2), ("fp32", 2)], 1):
             expected = rf"sweep {place} of 4, fake/{strategy}, round {round_} of 2: batch 1 \d+\.\d+ ms"
             assert re.fullmatch(expected, lines[place])
@@ -186,7 +188,7 @@ class TestAgain:
         assert (moved / "summary.json").read_bytes() == summary
         assert again.stdout.startswith(
             "2 cells in 2 rounds, 4 sweeps, to elsewhere [1]/\n"
-            "going on: 4 sweeps were finished by an earlier run (--fresh starts over)\n"
+            "Nothing is left to measure: an earlier run finished 4 of 4 sweeps (--fresh starts over).\n"
         )
 
     def test_as_json_nothing_but_the_summary_is_printed(self, place: Place, finished: Path) -> None:
@@ -226,7 +228,7 @@ class TestAgain:
         assert done.returncode == 4
         assert [name for name in SAMPLES if now[name] != before[name]] == SAMPLES[:3]
         assert good.read_bytes() == kept
-        assert "going on: 1 sweeps were finished" in done.stdout
+        assert "going on: an earlier run finished 1 of 4 sweeps (" in done.stdout
         assert not [*finished.rglob("*.tmp")]
 
     def test_another_plan_is_refused_and_nothing_is_touched(self, place: Place, finished: Path) -> None:
@@ -251,7 +253,7 @@ class TestAgain:
 
         assert done.returncode == 2
         assert done.stderr.startswith("inferbench: out/plan.json was changed after it was written: ")
-        assert done.stderr.endswith("Start over with --fresh.\n")
+        assert done.stderr.endswith("Start over with `inferbench run --fresh`.\n")
 
     def test_fresh_measures_everything_again_and_leaves_what_is_not_ours(self, place: Place, finished: Path) -> None:
         before = times(finished)
@@ -349,6 +351,31 @@ class TestPlaces:
 
         assert program.returncode == 1
         assert err == ""
+
+
+class TestModel:
+    @pytest.mark.parametrize(
+        ("model", "reason"),
+        [
+            pytest.param({"torchvision": {"name": "resnet51", "weights": "random"}}, "resnet51", id="no such name"),
+            pytest.param({"python": {"factory": "mine:mak"}}, "mak", id="no such function"),
+        ],
+    )
+    def test_a_model_that_cannot_be_prepared_ends_the_run_after_one_sweep_with_its_reason(
+        self, place: Place, model, reason
+    ) -> None:
+        """No other strategy could do better: what they all read is not there."""
+        (place.folder / "mine.py").write_text("def make(): ...\n")
+        inputs = [{"name": "image", "shape": [3, 32, 32]}]
+        model = {**model, "inputs": inputs} if "python" in model else model
+        strategies = {"backends": ["torch-eager", "onnxruntime"], "backendOptions": {}}
+        done = place.run("run", place.write(model=model, **strategies, batchSizes=[1, 4]), "--output", "out")
+
+        assert done.returncode == 1
+        (line,) = (line for line in done.stdout.splitlines() if line.startswith("sweep "))
+        assert re.fullmatch(rf"sweep 1 of 2, .*: batch 1 Failed \(.*{reason}.*\); batch 4 Failed", line)
+        assert re.match(rf"inferbench: The model cannot be prepared, so no sweep can .*{reason}", done.stderr)
+        assert [file.name for file in (place.folder / "out/results").iterdir()] == ["0.json"]
 
 
 class TestTerminal:

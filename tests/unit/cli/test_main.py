@@ -1,9 +1,11 @@
 import io
+from pathlib import Path
 
 import pytest
 
 from inferbench_cli import __main__ as program
 from inferbench_cli import commands
+from inferbench_cli.folder import Folder
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError, ResultError, SpecError
 from tests.documents import scripted_plan, scripted_text
 
@@ -82,7 +84,7 @@ class TestCommands:
         file.write_text(scripted_text(name="good"))
 
         assert run("validate", file) == 0
-        assert capsys.readouterr().out == f"{file}: valid, good, 1 sweeps\n"
+        assert capsys.readouterr().out == f"{file}: valid, good, 1 sweep\n"
 
     def test_plan_as_json_is_what_a_run_freezes(self, tmp_path, capsys):
         file = tmp_path / "bench.yaml"
@@ -91,11 +93,57 @@ class TestCommands:
         assert run("plan", file, "--json") == 0
         assert capsys.readouterr().out == scripted_plan().dump() + "\n"
 
+    def test_validate_warns_of_a_model_that_is_not_beside_the_file(self, tmp_path, capsys):
+        """It may be where a cluster's pods find it."""
+        file = tmp_path / "bench.yaml"
+        file.write_text(scripted_text(model={"onnx": {"path": "model.onnx"}}))
+
+        assert run("validate", file) == 0
+        warned = capsys.readouterr().err
+        (tmp_path / "model.onnx").touch()
+        assert run("validate", file) == 0
+
+        assert f": there is no file {tmp_path}/model.onnx, which a run on this machine reads." in warned
+        assert capsys.readouterr().err == ""
+
+    @pytest.mark.parametrize("arguments", [["report"], ["export", "--batch-size", "1", "--output", "out"]])
+    def test_a_benchmark_file_in_place_of_results_is_told_so(self, tmp_path, capsys, arguments):
+        file = tmp_path / "bench.yaml"
+        file.write_text(scripted_text())
+
+        assert run(*arguments, file) == 2
+        assert capsys.readouterr().err == (
+            f"inferbench: {file} is a file, expected a folder of results. `inferbench run {file}` measures "
+            "a benchmark, and prints the folder that holds its results.\n"
+        )
+
+    def test_without_a_command_the_help_is_printed(self, capsys):
+        assert run() == 0
+        assert capsys.readouterr().out.startswith("usage: inferbench [-h] [--version] COMMAND ...")
+
+    def test_the_option_version_is_the_command_version(self):
+        assert program.parser().parse_args(["--version"]).command == "version"
+
     @pytest.mark.parametrize(
-        ("seconds", "words"), [(1, "1 min"), (89, "1 min"), (600, "10 min"), (5399, "90 min"), (5400, "1.5 h")]
+        ("spec", "last"),
+        [
+            pytest.param(
+                {}, "Nothing is left to measure: an earlier run finished 1 of 1 sweep (--fresh", id="all done"
+            ),
+            pytest.param(
+                {"backends": ["torch-eager"], "model": {"onnx": {"path": "a.onnx"}}, "backendOptions": {}},
+                "Nothing can be measured.",
+                id="nothing planned",
+            ),
+        ],
     )
-    def test_long_times_are_told_in_hours(self, seconds, words):
-        assert commands._minutes(seconds) == words
+    def test_where_nothing_is_left_to_measure_it_is_said_why(self, spec, last):
+        stream = io.StringIO()
+        console = commands._console()
+        console.file = stream
+        commands._announce(console, scripted_plan(**spec), (), Folder(Path("out")))
+
+        assert stream.getvalue().splitlines()[-1].startswith(last)
 
     def test_what_is_to_be_installed_is_printed_to_the_letter(self):
         """The brackets of an extra are no markup."""

@@ -12,6 +12,9 @@ from tests.results import a_result, ended, measured
 PLAN = scripted_plan(precisions=["fp32", "fp16"], batchSizes=[1, 2], measurement=rounds(2))
 """Four sweeps of two cells."""
 
+COMPILED = scripted_plan(backends=["torch-compile"], batchSizes=[1, 2], backendOptions={})
+"""A sweep that loads for minutes."""
+
 
 @pytest.fixture
 def stream() -> io.StringIO:
@@ -40,7 +43,86 @@ def test_a_cell_that_is_not_measured_tells_its_outcome(spoken, stream, outcome):
     cells = [ended(outcome, 1, latency_median_ns=10**7), measured(2, 20)]
     spoken.finished(PLAN.sweeps[0], a_result(PLAN, 0, cells))
 
-    assert stream.getvalue().endswith(f": batch 1 {outcome}; batch 2 20.0 ms\n")
+    assert stream.getvalue().endswith(f": batch 1 {outcome} (TheReason: it did.); batch 2 20.0 ms\n")
+
+
+def test_a_reason_is_told_where_it_is_met_first(spoken, stream):
+    failed = [ended(Outcome.FAILED, 1), ended(Outcome.FAILED, 2)]
+    for sweep in PLAN.sweeps[:2]:
+        spoken.finished(sweep, a_result(PLAN, sweep, failed))
+
+    assert [line.partition(": ")[2] for line in stream.getvalue().splitlines()] == [
+        "batch 1 Failed (TheReason: it did.); batch 2 Failed",
+        "batch 1 Failed; batch 2 Failed",
+    ]
+
+
+class Clock:
+    """Runs what is to come when a test says so."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Alarm] = []
+
+    def __call__(self, seconds, call):
+        assert seconds == progress.PLAIN_SECONDS
+        return Alarm(self, call)
+
+    def goes_on(self) -> None:
+        """Let the time pass."""
+        waiting, self.waiting = self.waiting, []
+        for alarm in waiting:
+            alarm.call()
+
+
+class Alarm:
+    def __init__(self, clock, call) -> None:
+        self.clock, self.call = clock, call
+
+    def start(self) -> None:
+        self.clock.waiting.append(self)
+
+    def cancel(self) -> None:
+        if self in self.clock.waiting:
+            self.clock.waiting.remove(self)
+
+
+def heard(spoken, sweep, stage, **said):
+    spoken.heard(sweep, {"event": "progress", "stage": stage, **said})
+
+
+def test_without_a_terminal_what_goes_on_for_long_is_a_line_each(stream):
+    clock = Clock()
+    spoken = Spoken(Console(file=stream, width=40, markup=False, highlight=False), COMPILED, 0, clock)
+    (sweep,) = COMPILED.sweeps
+    spoken.started(sweep)
+    heard(spoken, sweep, "preparing the model")
+    heard(spoken, sweep, "making the weights of resnet50")
+    clock.goes_on()
+    heard(spoken, sweep, "loading", batchSize=1)
+    clock.goes_on()
+    heard(spoken, sweep, "measuring", batchSize=1, latencyNanoseconds=10**7)
+    clock.goes_on()
+    heard(spoken, sweep, "measuring", batchSize=2, latencyNanoseconds=10**7)
+    clock.goes_on()
+
+    where = "  sweep 1 of 1, torch-compile/fp32, round 1 of 1: "
+    assert stream.getvalue().splitlines() == [
+        f"{where}making the weights of resnet50",
+        f"{where}batch 1: loading and compiling",
+        f"{where}batch 2: measuring, 10.0 ms so far",
+    ]
+
+
+def test_what_is_over_is_not_told_any_more(stream):
+    clock = Clock()
+    spoken = Spoken(Console(file=stream, markup=False, highlight=False), PLAN, 0, clock)
+    heard(spoken, PLAN.sweeps[0], "loading", batchSize=1)
+    spoken.finished(PLAN.sweeps[0], None)
+    heard(spoken, PLAN.sweeps[1], "loading", batchSize=1)
+    spoken.closed()
+    clock.goes_on()
+
+    assert len(stream.getvalue().splitlines()) == 1
 
 
 @pytest.mark.parametrize("result", [None, a_result(PLAN, 0)])

@@ -235,7 +235,7 @@ def test_the_table_of_all_cells_says_what_the_summary_says():
         assert told["Latency"] == sentences.latency(row.latency)
         assert told["Inputs/s"] == figures.inputs_per_second(row.throughput)
         assert told["Speedup"] == ("1x" if is_baseline else sentences.ratio(row.speedup))
-        assert told["Verdict"] == ("baseline" if is_baseline else row.verdict or NO_NUMBER)
+        assert told["vs baseline"] == ("baseline" if is_baseline else row.verdict or NO_NUMBER)
 
 
 def test_inputs_per_second_are_thousandths_in_the_result():
@@ -312,6 +312,22 @@ def test_each_doubt_that_occurred_is_explained_and_no_other():
     assert row_of(found, "torch-compile/fp32@8")["Doubts and reasons"] == "Drifted 1/4"
 
 
+def test_the_best_have_the_doubts_of_the_baseline_too():
+    """A speedup is of two cells, and no better than the worse of them."""
+
+    def latency_of(strategy, size, _):
+        is_baseline = strategy.backend == "torch-eager"
+        return measured(size, 20 if is_baseline else 10, doubts=[Doubt.UNSETTLED] if is_baseline else [])
+
+    found = page(*three(latency_of))
+
+    assert set(found.column("best", "Doubts")) == {"baseline: Unsettled"}
+
+
+def test_answers_are_compared_after_the_calls_were_timed():
+    assert "After it was timed, each process compared the answers of that very session" in text_of("a usual run")
+
+
 def test_where_the_time_went_is_told_in_parts_of_the_whole():
     benchmark, summary = resnet50()
     found = page(benchmark, summary)
@@ -347,7 +363,7 @@ def test_a_cell_without_a_number_is_shown_with_its_outcome_and_reason_and_never_
     told = row_of(found, "onnxruntime/fp32@32")
     assert told["Outcome"] == "OutOfMemory"
     assert told["Doubts and reasons"] == "KilledAtMemoryLimit"
-    assert {told[name] for name in ("Latency", "Inputs/s", "Speedup", "Verdict")} == {NO_NUMBER}
+    assert {told[name] for name in ("Latency", "Inputs/s", "Speedup", "vs baseline")} == {NO_NUMBER}
     assert ["OutOfMemory", OUT_OF_MEMORY, "onnxruntime/fp32 at batch 32"] in found.tables["gaps"]
     assert "onnxruntime/fp32OutOfMemory" in found.text["latency"]
 
@@ -430,7 +446,7 @@ def test_one_round_has_no_intervals_and_says_that_there_is_no_verdict():
     found = page(*resnet50(rounds=1))
 
     assert "There was one round, so there are no intervals and no verdict" in found.text[""]
-    assert set(found.column("best", "Verdict")) <= {"no verdict", "baseline"}
+    assert set(found.column("best", "vs baseline")) <= {"no verdict", "baseline"}
     assert not re.search(r"\d+ to \d+", " ".join(found.column("every", "Latency") + found.column("best", "Speedup")))
     assert "interval" not in [given.get("class") for _, given in found.tags]
     assert "rounds" not in found.text

@@ -42,9 +42,10 @@ def test_the_answer_is_read_in_five_seconds():
 
     lines = text.splitlines()
     assert lines[0] == "Best at each batch size; speedups are over fake/fp32, intervals are 95 %"
-    assert [line.split() for line in lines[2:6] if "─" not in line] == [
-        ["Batch", "Best", "strategy", "Latency", "Inputs/s", "Speedup", "Verdict", "Doubts"],
-        ["1", "fake/fp16", "4.97", "ms", "±2.1%", "201", "2.02x", "±4.2%", "Faster", "a"],
+    assert [line.split() for line in lines[2:7] if "─" not in line] == [
+        ["vs"],
+        ["Batch", "Best", "strategy", "Latency", "Inputs/s", "Speedup", "baseline", "Doubts"],
+        ["1", "fake/fp16", "4.97", "ms", "±2.1%", "201", "2.02x", "±4.2%", "Faster", "a", "(a)"],
         ["8", "fake/fp16", "39.8", "ms", "±2.1%", "201", "2.02x", "±4.2%", "Faster", "none"],
     ]
     assert "\nBatch 1: fake/fp16 and fake/bf16 are not distinguishable on this machine: " in text
@@ -53,9 +54,37 @@ def test_the_answer_is_read_in_five_seconds():
     assert text.endswith(
         "\n\nNot in the ranking\n"
         "  fake/bf16@8: Crashed: SIGSEGV: fake/bf16@8 was killed by a signal. (in 1 of 4 rounds)\n"
-        "\nDoubts about the numbers in the table\n"
+        "\nDoubts about the numbers in the table (in brackets: about the baseline's)\n"
         f"  a  NoisyNeighbour: {explain(Doubt.NOISY_NEIGHBOUR)}\n"
     )
+
+
+def test_a_speedup_has_the_doubts_of_both_its_sides():
+    """Of the winner's clean 5 ms and a baseline that nobody should quote, the ratio is no better than the worse one."""
+
+    def latency_of(strategy, size, _):
+        is_baseline = strategy.precision == "fp32"
+        doubts = (Doubt.UNSETTLED, Doubt.FEW_SAMPLES) if is_baseline else (Doubt.FEW_SAMPLES,) * (size == 8)
+        return measured(size, 800 if is_baseline else 5, doubts=doubts)
+
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16"], batchSizes=[1, 8]), latency_of)
+
+    assert re.search(r"^ *1 +fake/fp16 .* \(a, b\)$", text, re.MULTILINE)
+    assert re.search(r"^ *8 +fake/fp16 .* b \(a, b\)$", text, re.MULTILINE)
+    assert f"\n  a  Unsettled: {explain(Doubt.UNSETTLED)}\n" in text
+    assert f"\n  b  FewSamples: {explain(Doubt.FEW_SAMPLES)}\n" in text
+
+
+def test_how_much_others_took_is_told_where_it_is_known():
+    """Of the cells in the table the worst; the third strategy is not in it."""
+
+    def latency_of(strategy, *_):
+        latency_ms, share = {"fp32": (20, 7), "fp16": (5, 38), "bf16": (10, 90)}[strategy.precision]
+        return measured(1, latency_ms, doubts=(Doubt.NOISY_NEIGHBOUR,), others_percent=share)
+
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16", "bf16"]), latency_of)
+
+    assert " of this machine's CPU time meanwhile. They took up to 38%. Stop what else runs here" in text
 
 
 def test_where_a_gpu_counted_it_the_energy_of_an_input_has_a_column():

@@ -120,6 +120,17 @@ def test_a_spread_is_the_longer_side_of_the_interval():
     assert sentences.spread(None) == ""
 
 
+def test_a_wide_interval_is_told_by_its_ends():
+    """An interval is one of factors: what is 60 % up is 38 % down."""
+    narrow, wide = Estimate(2.0, 1.6, 2.5, 4), Estimate(2.0, 1.25, 3.2, 4)
+
+    told = [sentences.short_ratio(found) for found in (None, narrow, wide)]
+
+    assert told == ["-", "2.00x ±25%", "2.00x (1.25 to 3.20)"]
+    assert sentences.short_latency(replace(wide, value=2e6, low=1.25e6, high=3.2e6)) == "2.00 ms (1.25 to 3.20)"
+    assert sentences.short_latency(replace(narrow, value=2e6, low=1.6e6, high=2.5e6)) == "2.00 ms ±25%"
+
+
 # ---- answers -------------------------------------------------------------------------------------
 
 
@@ -151,7 +162,30 @@ def test_one_alone_is_not_called_the_fastest():
 
 def test_one_round_gives_no_verdict():
     assert answer(eager=30, compiled=10, measurement={"rounds": 1}) == (
-        "Batch 1: torch-compile/fp32 was fastest in the only round, which gives no verdict: measure at least 2 rounds."
+        "Batch 1: torch-compile/fp32 was fastest in the only round that has both; a verdict takes at least 2 rounds."
+    )
+
+
+def test_that_rounds_differ_too_much_is_said_as_a_factor_and_nothing_is_advised():
+    """Of the logs of the rounds the mean is 0 and the standard error ln 2; t at 3 degrees of freedom is 3.182."""
+    doubling = tuple(10 * 2 ** (places * 3**0.5) for places in (-1, 1, 1, -1))
+    found = told(eager=doubling, onnxruntime=10)
+
+    (sentence,) = sentences.answers(found)
+    assert sentence == (
+        "Batch 1: torch-eager/fp32 and onnxruntime/fp32 cannot be told apart by these rounds: "
+        "one may take up to 9.08 times as long as the other. Measure more rounds, or on a quieter machine."
+    )
+    assert sentences.objective(found).endswith(": torch-eager/fp32@1, not distinguishable from onnxruntime/fp32.")
+
+
+def test_what_is_simple_is_not_advised_where_it_may_be_much_slower():
+    """Logs of eager over the compiled one: 0.168 on average, give or take 0.086; exp(0.168 + 3.182 * 0.086)."""
+    wobbling = tuple(10 * factor for factor in WOBBLE)
+
+    assert answer(eager=(10, 14, 14, 10), compiled=wobbling, onnxruntime=10).endswith(
+        ": at most 3.8% apart. torch-eager/fp32 is simpler, and may take 1.55 times as long. "
+        "Measure more rounds, or on a quieter machine."
     )
 
 
@@ -188,6 +222,26 @@ def test_without_numbers_there_is_no_answer():
 )
 def test_the_objective_is_said_with_what_it_chooses(asked, latency, sentence):
     assert sentences.objective(told(eager=latency, batch_sizes=[1, 8], objective=asked)) == sentence
+
+
+@pytest.mark.parametrize(
+    ("latencies", "end"),
+    [
+        pytest.param(
+            {"eager": 10.05, "onnxruntime": 10},
+            "onnxruntime/fp32@1, the same as torch-eager/fp32; take torch-eager/fp32, which is simpler.",
+            id="a tie goes to the simpler",
+        ),
+        pytest.param(
+            {"compiled": tuple(10 * factor for factor in WOBBLE), "onnxruntime": 10},
+            "torch-compile/fp32@1, not distinguishable from onnxruntime/fp32.",
+            id="the winner is the simpler",
+        ),
+        pytest.param({"eager": 20, "onnxruntime": 10}, "): onnxruntime/fp32@1.", id="the fastest"),
+    ],
+)
+def test_the_objective_says_of_its_choice_what_the_answer_says(latencies, end):
+    assert sentences.objective(told(**latencies)).endswith(end)
 
 
 # ---- expectations --------------------------------------------------------------------------------

@@ -80,6 +80,16 @@ def test_noisy_neighbour(disturbance, expected):
     assert doubts.has_noisy_neighbour(disturbance) is expected
 
 
+def test_what_others_took_is_told_as_a_share_of_the_machine():
+    """Counters of two files never agree to the tick, so it may come out as more than all."""
+    shares = [
+        doubts.others_percent(Disturbance(total_ticks=total, others_ticks=others, steal_ticks=steal))
+        for total, others, steal in [(200, 60, 16), (200, 150, 80), (0, 0, 0)]
+    ]
+
+    assert shares == [38, 100, None]
+
+
 @pytest.mark.parametrize(
     ("enqueue_ns", "device_ns", "expected"),
     [

@@ -126,6 +126,7 @@ class TestLog:
         log = Log()
         for said in (
             {"event": "progress", "stage": "preparing the model"},
+            {"event": "model", "reason": "which the cells tell"},
             {"event": "progress", "stage": "loading", "batchSize": 1},
             {"event": "progress", "stage": "measuring", "calls": 10, "latencyNanoseconds": 1, "batchSize": 1},
             {"event": "progress", "stage": "measuring", "calls": 20, "latencyNanoseconds": 2, "batchSize": 1},
