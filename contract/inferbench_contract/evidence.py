@@ -92,7 +92,17 @@ def geometric_mean(values: Sequence[float]) -> Estimate | None:
 
 def paired_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Estimate | None:
     """Estimate numerator / denominator from values by round; rounds that lack either side are left out."""
-    return from_logs([math.log(numerator[r] / denominator[r]) for r in numerator if r in denominator])
+    return from_logs(_log_ratios(numerator, denominator))
+
+
+def mean_log_ratio(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> float | None:
+    """Return the logarithm of that estimate's value alone, to put many in order; None without a round of both."""
+    logs = _log_ratios(numerator, denominator)
+    return math.fsum(logs) / len(logs) if logs else None
+
+
+def _log_ratios(numerator: Mapping[int, float], denominator: Mapping[int, float]) -> Sequence[float]:
+    return [math.log(numerator[r] / denominator[r]) for r in numerator if r in denominator]
 
 
 def whole(value: float | None) -> int | None:

@@ -170,8 +170,8 @@ def _ranked(rows: Sequence[Row]) -> Sequence[Row]:
     yardstick = max(rows, key=lambda row: len(row.medians), default=None)
 
     def place(row: Row) -> tuple[float, tuple[int, int]]:
-        ratio = None if yardstick is None else evidence.paired_ratio(row.medians, yardstick.medians)
-        return float("inf") if ratio is None else ratio.value, row.cell.strategy.simplicity
+        ratio = None if yardstick is None else evidence.mean_log_ratio(row.medians, yardstick.medians)
+        return float("inf") if ratio is None else ratio, row.cell.strategy.simplicity
 
     return sorted(rows, key=place)
 

@@ -22,6 +22,9 @@ STUCK = timedelta(seconds=10)
 UNEXPLAINED = timedelta(seconds=10)
 """A Job that has had no pod for this long is asked why: the Job controller needs 1 to 3 seconds between two pods."""
 
+MAX_UNEXPLAINED = timedelta(minutes=1)
+"""However many benchmarks run: somebody may be looking at the one that has no pods."""
+
 
 @dataclass(frozen=True, slots=True)
 class Ending:
@@ -107,7 +110,15 @@ def is_unexplained(observed: Observed, now: datetime) -> bool:
     if job is None or job.is_suspended or any(pod.job_uid == job.uid for pod in observed.pods):
         return False
     ends = [each.pod.finished for each in observed.attempts if each.pod.finished is not None]
-    return observing.has_passed(max([job.created, *ends]), UNEXPLAINED, now)
+    return observing.has_passed(max([job.created, *ends]), _unexplained(observed), now)
+
+
+def _unexplained(observed: Observed) -> timedelta:
+    """Tell how long it may be without a pod: of many that run, each waits until the Job controller comes to it.
+
+    As Kubernetes ships it the controller asks for 20 things a second in all: a dozen pods side by side want as many.
+    """
+    return max(UNEXPLAINED, min(timedelta(seconds=observed.running), MAX_UNEXPLAINED))
 
 
 def next_look(observed: Observed, now: datetime) -> timedelta | None:
@@ -120,7 +131,7 @@ def next_look(observed: Observed, now: datetime) -> timedelta | None:
     young = [pod.created for pod in observed.pods if pod.trouble is not None]
     waits = [created + STARTING - now for created in young if not observing.has_passed(created, STARTING, now)]
     if not any(pod.job_uid == job.uid for pod in observed.pods):
-        waits.append(UNEXPLAINED)
+        waits.append(_unexplained(observed))
     return min([*waits, *late], default=None)
 
 

@@ -140,6 +140,14 @@ def test_documents_hold_no_number_that_a_reader_of_json_could_not_keep():
     assert (evidence.whole(2.4), evidence.milli(1.25), evidence.whole(None)) == (2, 1250, None)
 
 
+@given(ROUNDS)
+def test_what_puts_many_in_order_is_the_logarithm_of_their_ratio(rounds):
+    a, b = by_round(one for one, _ in rounds), by_round(other for _, other in rounds)
+
+    assert math.exp(evidence.mean_log_ratio(a, b)) == pytest.approx(evidence.paired_ratio(a, b).value)
+    assert evidence.mean_log_ratio(a, {-1: 1.0}) is None
+
+
 def test_a_ratio_is_paired_by_round():
     """The machine is 100 times slower in one round, for both: what is said of the ratio stays exact."""
     estimate = evidence.paired_ratio({0: 2.0, 1: 200.0, 2: 2.2}, {0: 1.0, 1: 100.0, 2: 1.1})

@@ -56,6 +56,16 @@ def test_what_a_pod_waits_for_is_told_with_what_to_do(job, trouble, expected, ad
     assert advice in found.message
 
 
+@pytest.mark.parametrize(("running", "seconds"), [(1, 10), (10, 10), (40, 40), (5_000, 60)])
+def test_a_job_without_pods_is_asked_why_the_later_the_more_benchmarks_run(job, running, seconds):
+    seen_so = observed(jobs=(job,), running=running)
+    almost, then = (job.created + timedelta(seconds=since) for since in (seconds - 1, seconds))
+
+    assert not standing.is_unexplained(seen_so, almost)
+    assert standing.is_unexplained(seen_so, then)
+    assert standing.next_look(seen_so, NOW) == timedelta(seconds=seconds)
+
+
 def test_a_pod_that_has_just_come_is_no_obstacle_yet(job):
     pod = a_pod(job, created=NOW, trouble=UNSCHEDULABLE)
 
