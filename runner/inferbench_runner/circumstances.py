@@ -47,6 +47,11 @@ class Disturbance:
     gpu_throttle_reasons: tuple[str, ...] = ()
     """Why the GPU lowered its clocks meanwhile; from whoever watches the GPU."""
 
+    @property
+    def taken_ticks(self) -> int:
+        """What others took, in this machine or beside it on the host."""
+        return self.others_ticks + self.steal_ticks
+
 
 def snapshot(root: Path = ROOT) -> Snapshot:
     """Read all counters. Takes some milliseconds, more where many processes run: never between timed calls."""

@@ -47,13 +47,13 @@ def is_throttled(disturbance: Disturbance) -> bool:
 
 def has_noisy_neighbour(disturbance: Disturbance) -> bool:
     """Tell whether others, in this machine or beside it on the host, took a share of its CPU time that matters."""
-    return disturbance.others_ticks + disturbance.steal_ticks > NEIGHBOUR_SHARE * disturbance.total_ticks
+    return disturbance.taken_ticks > NEIGHBOUR_SHARE * disturbance.total_ticks
 
 
 def others_percent(disturbance: Disturbance) -> int | None:
     """Return the share that others took of the machine's CPU time; None where no time was counted."""
-    taken, total = disturbance.others_ticks + disturbance.steal_ticks, disturbance.total_ticks
-    return min(100, round(100 * taken / total)) if total else None
+    total = disturbance.total_ticks
+    return min(100, round(100 * disturbance.taken_ticks / total)) if total else None
 
 
 def is_launch_bound(measurement: Measurement) -> bool:

@@ -10,7 +10,7 @@ import importlib
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import metadata
 from importlib.util import find_spec
@@ -165,6 +165,11 @@ def cpu_flags(root: Path = circumstances.ROOT) -> tuple[str, ...]:
     """Return those of CPU_FLAGS that the processor has."""
     flags = set(_value(circumstances.read_text(root / "proc/cpuinfo"), "flags", "Features").split())
     return tuple(flag for flag in CPU_FLAGS if flag in flags)
+
+
+def has_any(flags: Collection[str], found: Collection[str] | None = None) -> bool:
+    """Tell whether a processor, of which these flags were found (this one), has any of the instructions."""
+    return not set(flags).isdisjoint(cpu_flags() if found is None else found)
 
 
 def installed(names: Iterable[str]) -> Iterable[Library]:

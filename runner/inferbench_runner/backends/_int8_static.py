@@ -68,11 +68,18 @@ MODULES: Final = tuple(
 """What decides a program besides the model: the installed versions of libraries, and our own code as it is."""
 
 
-def missing(flags: Sequence[str] | None = None) -> str | None:
-    """Say that torchao is not installed, or that a processor (this one) has no instructions for it."""
+def missing_torchao() -> str | None:
+    """Say that torchao is not installed."""
     if importlib.util.find_spec("torchao") is None:
         return "NotInstalled: torchao is not installed. Install it: pip install 'inferbench[runner]'"
-    if not NEEDED_FLAGS & set(environment.cpu_flags() if flags is None else flags):
+    return None
+
+
+def missing(flags: Sequence[str] | None = None) -> str | None:
+    """Say that torchao is not installed, or that a processor (this one) has no instructions for it."""
+    if (reason := missing_torchao()) is not None:
+        return reason
+    if not environment.has_any(NEEDED_FLAGS, flags):
         named = ", ".join(sorted(NEEDED_FLAGS))
         return (
             f"NoKernel: this processor has none of {named}, so 8-bit sums would overflow in PyTorch's kernels, or lose "

@@ -6,7 +6,6 @@ arithmetic is mostly in such layers: the others would be floats under the name o
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,13 +30,6 @@ writes int8 products for a GPU."""
 
 FP8_CAPABILITY: Final = (8, 9)
 """Ada and Hopper are the first to multiply 8-bit floats; torchao refuses older GPUs too, with an assertion."""
-
-
-def missing() -> str | None:
-    """Say that torchao is not installed."""
-    if importlib.util.find_spec("torchao") is None:
-        return "NotInstalled: torchao is not installed. Install it: pip install 'inferbench[runner]'"
-    return None
 
 
 def require_capability(precision: Precision, found: tuple[int, int]) -> None:

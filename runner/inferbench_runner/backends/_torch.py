@@ -40,7 +40,7 @@ def missing(precision: Precision, device: Device) -> str | None:
     if device is Device.GPU:
         cuda.require_driver()
     if precision in _linear.DYNAMIC:
-        return _linear.missing()
+        return _int8_static.missing_torchao()
     if precision is Precision.INT8_STATIC:
         return _int8_static.missing()
     return missing_fp16() if precision is Precision.FP16 and device is Device.CPU else None
@@ -48,7 +48,7 @@ def missing(precision: Precision, device: Device) -> str | None:
 
 def missing_fp16(flags: Sequence[str] | None = None) -> str | None:
     """Say that a processor (this one) has no instructions for fp16."""
-    if FP16_FLAGS & set(environment.cpu_flags() if flags is None else flags):
+    if environment.has_any(FP16_FLAGS, flags):
         return None
     named = " nor ".join(sorted(FP16_FLAGS))
     return f"NoKernel: this processor has no {named}, so PyTorch would compute fp16 without oneDNN's kernels. Use bf16."

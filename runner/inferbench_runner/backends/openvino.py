@@ -73,7 +73,7 @@ def missing(precision: Precision, device: Device) -> str | None:
     if importlib.util.find_spec("openvino") is None:
         return "NotInstalled: openvino is not installed. Install it: pip install 'inferbench[openvino]'"
     flags = NEEDED_FLAGS.get(precision, frozenset())
-    if flags and not flags & set(environment.cpu_flags()):
+    if flags and not environment.has_any(flags):
         named = " nor ".join(sorted(flags))
         return f"NoKernel: this processor has no {named}, so OpenVINO would compute {precision} in fp32."
     return None
