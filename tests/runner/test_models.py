@@ -23,9 +23,7 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture(autouse=True)
 def _forget_factories(monkeypatch):
-    """What a factory's test imports is not there for the next one, as it would not be in another process."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "tiny_models", raising=False)
+    tiny.forget(monkeypatch)
 
 
 def torchvision_model(name: str, weights: str | dict[str, str] = "random") -> ModelSpec:

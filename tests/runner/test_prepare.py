@@ -32,9 +32,7 @@ PATIENCE_SECONDS = 250
 
 @pytest.fixture(autouse=True)
 def _forget_factories(monkeypatch):
-    """What a factory's test imports is not there for the next one, as it would not be in another process."""
-    monkeypatch.setattr(sys, "path", [*sys.path])
-    monkeypatch.delitem(sys.modules, "tiny_models", raising=False)
+    tiny.forget(monkeypatch)
 
 
 @dataclass(frozen=True)
