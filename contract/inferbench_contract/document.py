@@ -20,7 +20,9 @@ from pydantic import ValidationError
 
 from inferbench_contract import schema
 from inferbench_contract.errors import SpecError
-from inferbench_contract.spec import PRIVILEGED, InferenceBenchmark, Mistakes, Place
+from inferbench_contract.places import Mistakes, Place
+from inferbench_contract.pod_template import PRIVILEGED
+from inferbench_contract.spec import InferenceBenchmark
 
 MAX_BYTES = 1_048_576
 """Of a file. An object of Kubernetes cannot be larger either (etcd's limit is 1.5 MiB)."""

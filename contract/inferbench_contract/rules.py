@@ -247,7 +247,7 @@ def pod_template() -> dict[str, Any]:
 
 
 def guarded_pod_template() -> dict[str, Any]:
-    """Return the same with the fields named that give rights, so that rules see them: those of `spec.POD_RIGHTS`."""
+    """Return the same with the fields named that give rights, for rules to see: `pod_template.POD_RIGHTS`."""
     account, flag = _refused("string", 'self == ""', maxLength=253), _refused("boolean", "!self")
     windows = _kept({"hostProcess": flag})
     containers = _list_of(_container(flag, windows))

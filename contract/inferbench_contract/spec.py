@@ -30,6 +30,8 @@ from pydantic.alias_generators import to_camel
 
 from inferbench_contract import capabilities
 from inferbench_contract.options import BackendOptions
+from inferbench_contract.places import Mistakes, Place, contents, refuse
+from inferbench_contract.pod_template import deputises_nobody, is_well_shaped
 from inferbench_contract.words import Backend, Cell, Device, ModelSource, Precision, Strategy
 
 MAX_CELLS = 1_000
@@ -52,41 +54,17 @@ MAX_SHOWN = 12
 
 T = TypeVar("T")
 
-Place = tuple[str | int, ...]
-"""Where in a document: keys and indexes from the outside in."""
-
-
-class Mistakes(ValueError):
-    """What a validator found wrong, by place relative to the field that it validates: "found ..., expected ..."."""
-
-    def __init__(self, found: Mapping[Place, str]) -> None:
-        super().__init__(" ".join(found.values()))
-        self.found = found
-
-
-def _refuse(found: Mapping[Place, str]) -> None:
-    if found:
-        raise Mistakes(found)
-
 
 def _distinct(items: tuple[T, ...]) -> tuple[T, ...]:
     again = [(i, item) for i, item in enumerate(items) if item in items[:i]]
-    _refuse({(i,): f"found {item} a second time, expected each once." for i, item in again})
+    refuse({(i,): f"found {item} a second time, expected each once." for i, item in again})
     return items
-
-
-def _contents(value: JsonValue, place: Place = ()) -> Iterator[tuple[Place, JsonValue]]:
-    """Walk over everything inside a free mapping, with its place."""
-    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
-    for key, item in inside:
-        yield (*place, key), item
-        yield from _contents(item, (*place, key))
 
 
 def _modest(value: dict[str, JsonValue]) -> dict[str, JsonValue]:
     """Refuse what is too large, and floats: Kubernetes writes 1.0 as 1, and the plan's hash would differ there."""
-    floats = [(place, item) for place, item in _contents(value) if isinstance(item, float)]
-    _refuse({place: f"found {item}, expected no fraction: use a smaller unit, or quotes." for place, item in floats})
+    floats = [(place, item) for place, item in contents(value) if isinstance(item, float)]
+    refuse({place: f"found {item}, expected no fraction: use a smaller unit, or quotes." for place, item in floats})
     if (size := len(json.dumps(value))) > MAX_FREE_BYTES:
         raise Mistakes({(): f"found {size:,} bytes as JSON, expected at most {MAX_FREE_BYTES:,}."})
     return value
@@ -552,7 +530,7 @@ class Expectation(Model):
 
     def _speaks_of_its_cells_only(self) -> None:
         strange = [field for field in ("batch_sizes", "grows_with_batch_size", "by_more_than") if getattr(self, field)]
-        _refuse(
+        refuse(
             {(to_camel(field),): "found it beside two cells, expected it beside two strategies." for field in strange}
         )
 
@@ -567,98 +545,7 @@ class CacheSpec(Model):
     """A claim in the benchmark's namespace."""
 
 
-POD_RIGHTS = frozenset({
-    "serviceAccountName", "serviceAccount", "automountServiceAccountToken", "serviceAccountToken",
-    "podCertificate", "csi", "ephemeralContainers",
-    "hostNetwork", "hostPID", "hostIPC", "hostUsers", "hostPath", "hostPort", "hostIP", "hostProcess",
-    "privileged", "allowPrivilegeEscalation",
-})  # fmt: skip
-"""Fields of a pod that give it rights which its benchmark's author need not have: the operator is nobody's deputy.
-
-A projected certificate names the pod's service account; the driver of an inline `csi` volume may be handed its token
-(CSIDriver: tokenRequests); to add an ephemeral container takes a right of its own, and no pod template may have one.
-"""
-
-
-PRIVILEGED = "allow_privileged_pod_templates"
-"""Key of the validation context by which an operator's administrator lets pod templates give such rights."""
-
-
-KINDS: Mapping[type, str] = {
-    dict: "a mapping",
-    list: "a list",
-    str: "text",
-    bool: "true or false",
-    int: "a number",
-    type(None): "nothing",
-}
-"""What stands in YAML, by what it is read as."""
-
-
-def _merged(place: Place, **identity: type) -> Mapping[Place, type]:
-    """Return the shapes of a list whose entries are merged by what makes two of them the same one."""
-    entry = (*place, "items")
-    return {place: list, entry: dict, **{(*entry, name): kind for name, kind in identity.items()}}
-
-
-def _container_shapes(place: Place) -> Mapping[Place, type]:
-    return {
-        **_merged(place, name=str),
-        **_merged((*place, "items", "env"), name=str),
-        **_merged((*place, "items", "volumeMounts"), mountPath=str),
-        **_merged((*place, "items", "ports"), containerPort=int),
-    }
-
-
-POD_SHAPES: Mapping[Place, type] = {
-    ("metadata",): dict,
-    ("metadata", "labels"): dict,
-    ("metadata", "annotations"): dict,
-    ("spec",): dict,
-    **_merged(("spec", "volumes"), name=str),
-    **_merged(("spec", "imagePullSecrets"), name=str),
-    **_merged(("spec", "tolerations"), key=str, effect=str),
-    **_container_shapes(("spec", "containers")),
-    **_container_shapes(("spec", "initContainers")),
-}
-"""What a pod template is merged by, which cannot be anything else; `items` is any item of a list."""
-
-NAMED = frozenset({"containers", "initContainers", "env", "volumes"})
-"""Lists whose entries have to have a name."""
-
-
-def _misshapen(place: Place, value: JsonValue) -> str | None:
-    """Say what is wrong with the shape of a part of a pod template."""
-    if value is None:
-        return "found nothing, expected a value: leave the field out instead."
-    known = tuple("items" if isinstance(step, int) else step for step in place)
-    wanted = POD_SHAPES.get(known)
-    if wanted is not None and type(value) is not wanted:
-        return f"found {KINDS.get(type(value), 'something else')}, expected {KINDS[wanted]}."
-    if wanted is dict and known[-2:-1] and known[-2] in NAMED and isinstance(value, dict) and "name" not in value:
-        return "found an entry without a name, expected one."
-    return None
-
-
-def _is_well_shaped(template: dict[str, JsonValue]) -> dict[str, JsonValue]:
-    told = ((place, _misshapen(place, value)) for place, value in _contents(template))
-    _refuse({place: sentence for place, sentence in told if sentence is not None})
-    return template
-
-
-def _deputises_nobody(template: dict[str, JsonValue], info: ValidationInfo) -> dict[str, JsonValue]:
-    found: dict[Place, str] = {
-        (name,): "found an unknown field, expected metadata or spec." for name in template.keys() - {"metadata", "spec"}
-    }
-    is_allowed = bool((info.context or {}).get(PRIVILEGED))
-    for place, value in () if is_allowed else _contents(template.get("spec")):
-        if value and (place[-1] in POD_RIGHTS or place[-2:] == ("capabilities", "add")):
-            found["spec", *place] = "found it, expected nothing: it gives the pod rights that its author may not have."
-    _refuse(found)
-    return template
-
-
-PodTemplate = Annotated[FreeMapping, AfterValidator(_deputises_nobody), AfterValidator(_is_well_shaped)]
+PodTemplate = Annotated[FreeMapping, AfterValidator(deputises_nobody), AfterValidator(is_well_shaped)]
 
 
 class BenchmarkSpec(Model):
@@ -738,7 +625,7 @@ class BenchmarkSpec(Model):
             return exclude
         every = _strategies(info.data["backends"], info.data["precisions"], ())
         strange = [(i, entry.strategy) for i, entry in enumerate(exclude) if entry.strategy not in every]
-        _refuse({(i,): f"found {strategy}, expected a pair of backends and precisions." for i, strategy in strange})
+        refuse({(i,): f"found {strategy}, expected a pair of backends and precisions." for i, strategy in strange})
         if not set(every) - {entry.strategy for entry in exclude}:
             raise Mistakes({(): "found every strategy, expected at least one to be left."})
         return exclude
@@ -790,10 +677,10 @@ class BenchmarkSpec(Model):
     def _expects_what_is_planned(cls, given: tuple[Expectation, ...], info: ValidationInfo) -> tuple[Expectation, ...]:
         names = [expectation.name for expectation in given]
         again = [(i, name) for i, name in enumerate(names) if name in names[:i]]
-        _refuse({(i, "name"): f'found "{name}" a second time, expected each once.' for i, name in again})
+        refuse({(i, "name"): f'found "{name}" a second time, expected each once.' for i, name in again})
         planned, sizes = _planned(info.data), info.data.get("batch_sizes", ())
         if planned and sizes:
-            _refuse({(i, *place): s for i, e in enumerate(given) for place, s in _unplanned(e, planned, sizes)})
+            refuse({(i, *place): s for i, e in enumerate(given) for place, s in _unplanned(e, planned, sizes)})
         return given
 
 

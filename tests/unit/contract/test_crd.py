@@ -11,7 +11,8 @@ import yaml
 from inferbench_cli.__main__ import main
 from inferbench_contract import crd, document, plan, rules, schema
 from inferbench_contract.errors import SpecError
-from inferbench_contract.spec import MAX_FREE_BYTES, POD_RIGHTS
+from inferbench_contract.pod_template import POD_RIGHTS
+from inferbench_contract.spec import MAX_FREE_BYTES
 from tests.bad_specs import BAD_SPECS, VALID, By
 from tests.stored import OPENAPI, SPEC, filled_in
 

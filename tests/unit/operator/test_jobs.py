@@ -8,7 +8,8 @@ import pytest
 
 from inferbench_contract import plan as plans
 from inferbench_contract import rules
-from inferbench_contract.spec import MAX_CELL_ROUNDS, POD_SHAPES
+from inferbench_contract.pod_template import POD_SHAPES
+from inferbench_contract.spec import MAX_CELL_ROUNDS
 from inferbench_operator import jobs, pods
 from inferbench_operator.collect import MAX_STAGES
 from inferbench_operator.settings import Settings

@@ -1,0 +1,34 @@
+"""Places in a document, and what a validator found wrong at them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import JsonValue
+
+Place = tuple[str | int, ...]
+"""Where in a document: keys and indexes from the outside in."""
+
+
+class Mistakes(ValueError):
+    """What a validator found wrong, by place relative to the field that it validates: "found ..., expected ..."."""
+
+    def __init__(self, found: Mapping[Place, str]) -> None:
+        super().__init__(" ".join(found.values()))
+        self.found = found
+
+
+def refuse(found: Mapping[Place, str]) -> None:
+    """Raise `Mistakes` if there are any."""
+    if found:
+        raise Mistakes(found)
+
+
+def contents(value: JsonValue, place: Place = ()) -> Iterator[tuple[Place, JsonValue]]:
+    """Walk over everything inside a free mapping, with its place."""
+    inside = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in inside:
+        yield (*place, key), item
+        yield from contents(item, (*place, key))
