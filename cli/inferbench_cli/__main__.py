@@ -42,6 +42,7 @@ BROKEN_PIPE_STATUS = 1
 """As rich has it, which prints most of our output."""
 
 JSON_HELP = "print JSON instead"
+ALL_HELP = "show every strategy, not only the best of each batch size"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -115,6 +116,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "--output", metavar="DIR", help="folder for the results (default: inferbench-results/NAME-PLANHASH)"
     )
     run.add_argument("--fresh", action="store_true", help="throw away what is in the folder and start over")
+    run.add_argument("--all", action="store_true", help=ALL_HELP)
     shown = run.add_mutually_exclusive_group()
     shown.add_argument("--quiet", action="store_true", help="no progress, only the answer")
     shown.add_argument("--json", action="store_true", help="no progress, and summary.json instead of the table")
@@ -129,6 +131,7 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     report = commands.add_parser("report", help="the answer again, from a folder of results; writes report.html anew")
     report.add_argument("folder", metavar="DIR", help="a folder that `inferbench run` wrote")
+    report.add_argument("--all", action="store_true", help=ALL_HELP)
     report.add_argument("--json", action="store_true", help="print summary.json instead of the table")
 
 
@@ -165,6 +168,7 @@ def _add_get(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
     get.add_argument("--kubeconfig", metavar="FILE", help="a kubeconfig (default: the one that kubectl takes)")
     get.add_argument("--output", metavar="DIR", help="also write a folder as `run` does, for `inferbench report DIR`")
     get.add_argument("--watch", "-w", action="store_true", help="follow it until it is finished")
+    get.add_argument("--all", action="store_true", help=ALL_HELP)
     get.add_argument("--json", action="store_true", help="print summary.json instead of the table")
 
 

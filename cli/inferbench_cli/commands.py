@@ -53,7 +53,7 @@ def run(arguments: Namespace) -> int:
         if ended.interrupted:
             done, sweeps = ended.summary.sweeps_finished, counted(len(ended.summary.plan.sweeps), "sweep")
             console.print(f"\nInterrupted after {done} of {sweeps}.")
-        table.show(console, ended.summary)
+        table.show(console, ended.summary, is_all=arguments.all)
         _say_where(console, ended.folder)
     _say_how_it_ended(ended, arguments)
     return runs.exit_status(ended, benchmark)
@@ -84,7 +84,7 @@ def report(arguments: Namespace) -> int:
     if arguments.json:
         print(found.dump(), end="")
     else:
-        table.show(_console(), found)
+        table.show(_console(), found, is_all=arguments.all)
         print(f"\nWritten: {opened.path / folder.REPORT}")
     return 0
 
@@ -122,21 +122,21 @@ def get(arguments: Namespace) -> int:
         cluster.follow(partial(asked.benchmark, arguments.name), partial(_say, console, as_json=arguments.json))
     found = cluster.read(asked, arguments.name)
     opened, answer = cluster.keep(found, Path(arguments.output)) if arguments.output else (None, found.summarize())
-    _show_found(console, found, answer, as_json=arguments.json)
+    _show_found(console, found, answer, arguments)
     if opened is not None and not arguments.json:
         _say_where(console, opened)
     return resource.exit_status(found, answer)
 
 
-def _show_found(console: Console, found: Found, answer: Summary, *, as_json: bool) -> None:
+def _show_found(console: Console, found: Found, answer: Summary, arguments: Namespace) -> None:
     for problem in found.problems:
         print(f"inferbench: {problem}", file=sys.stderr)
     for sentence in (*resource.state(found.status, found.name), *resource.lag(found.status, answer)):
-        _say(console, sentence, as_json=as_json)
-    if as_json:
+        _say(console, sentence, as_json=arguments.json)
+    if arguments.json:
         print(answer.dump(), end="")
     elif answer.best or found.is_finished:  # else there is nothing yet that a table could show
-        table.show(console, answer)
+        table.show(console, answer, is_all=arguments.all)
 
 
 def _say(console: Console, sentence: str, *, as_json: bool) -> None:

@@ -20,13 +20,14 @@ from inferbench_contract.words import FAILED_OUTCOMES, Doubt, Judgement, Outcome
 if TYPE_CHECKING:
     from rich.console import Console
 
+STRATEGY = "Strategy"
 ENERGY = "Energy/input"
 """A column that is there where a GPU counted it."""
 VERDICT = "vs\nbaseline"
 """Of the best strategy and the baseline; how the best stands to the next one is what the sentences say. In two lines,
 so that a usual table fits into 80 columns."""
-COLUMNS = ("Batch", "Best strategy", "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, "Doubts")
-UNBROKEN = ("Batch", "Best strategy", "Inputs/s", ENERGY, VERDICT)
+COLUMNS = ("Batch", STRATEGY, "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, "Doubts")
+UNBROKEN = ("Batch", STRATEGY, "Inputs/s", ENERGY, VERDICT)
 NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
 STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UNDECIDED: "yellow"}
@@ -34,10 +35,11 @@ STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UN
 MAX_REASONS = 5
 
 
-def show(console: Console, summary: Summary) -> None:
-    """Print the whole answer."""
-    if summary.best:
-        console.print(_table(summary))
+def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
+    """Print the whole answer: of each batch size the best strategy, or all of them."""
+    rows = _every(summary.table) if is_all else [best.row for _, best in sorted(summary.best.items())]
+    if rows:
+        console.print(_table(summary, rows, is_all=is_all))
     else:
         console.print("Nothing was measured, so nothing can be best.")
     for sentence in sentences.answers(summary):
@@ -45,7 +47,13 @@ def show(console: Console, summary: Summary) -> None:
     _say(console, sentences.objective(summary))
     _show_expectations(console, summary)
     _show_failures(console, summary)
-    _show_doubts(console, summary)
+    _show_doubts(console, summary.table, rows)
+
+
+def _every(cells: Cells) -> Sequence[Row]:
+    """Return every cell that has a latency, those of a batch size the fastest first."""
+    measured = [row for row in cells.rows.values() if row.latency is not None]
+    return sorted(measured, key=lambda row: (row.cell.batch_size, row.latency.value if row.latency else 0))
 
 
 def _say(console: Console, sentence: str, style: str = "") -> None:
@@ -53,33 +61,32 @@ def _say(console: Console, sentence: str, style: str = "") -> None:
     console.print(Text(sentence, style), soft_wrap=not console.is_terminal)
 
 
-def _table(summary: Summary) -> Table:
-    marks = _marks(summary)
-    title = f"Best at each batch size; speedups are over {summary.table.baseline}, intervals are 95 %"
+def _table(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Table:
+    marks = _marks(_told(summary.table, rows))
+    which = "All strategies" if is_all else "Best at each batch size"
+    title = f"{which}; speedups are over {summary.table.baseline}, intervals are 95 %"
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    names = [name for name in COLUMNS if name != ENERGY or _has_energy(summary)]
+    names = [name for name in COLUMNS if name != ENERGY or any(row.energy_joules is not None for row in rows)]
     for name in names:
-        table.add_column(name, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
-    for _, best in sorted(summary.best.items()):
-        told = _cells(summary.table, best.row, marks)
-        by_name = dict(zip(COLUMNS, told, strict=True))
+        heading = "Best strategy" if name == STRATEGY and not is_all else name
+        table.add_column(heading, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
+    for place, row in enumerate(rows):
+        if is_all and place and row.cell.batch_size != rows[place - 1].cell.batch_size:
+            table.add_section()
+        by_name = dict(zip(COLUMNS, _cells(summary.table, row, marks), strict=True))
         table.add_row(*(by_name[name] for name in names))
     return table
 
 
-def _has_energy(summary: Summary) -> bool:
-    return any(best.row.energy_joules is not None for best in summary.best.values())
-
-
-def _marks(summary: Summary) -> Mapping[Doubt, str]:
+def _marks(told: Sequence[Row]) -> Mapping[Doubt, str]:
     """Give each doubt of the table a letter, under which it is explained below."""
-    doubts = dict.fromkeys(doubt for row in _told(summary) for doubt in row.lasting_doubts)
+    doubts = dict.fromkeys(doubt for row in told for doubt in row.lasting_doubts)
     return dict(zip(doubts, ascii_lowercase, strict=False))
 
 
-def _told(summary: Summary) -> Sequence[Row]:
-    """Return the cells that the table rests on: the best, and the baseline's where they have a speedup."""
-    return [row for best in summary.best.values() for row in (best.row, summary.table.opposite(best.row)) if row]
+def _told(cells: Cells, rows: Sequence[Row]) -> Sequence[Row]:
+    """Return what the table rests on: its cells, and the baseline's where they have a speedup."""
+    return [side for row in rows for side in (row, cells.opposite(row)) if side]
 
 
 def _cells(every: Cells, row: Row, marks: Mapping[Doubt, str]) -> Iterable[str]:
@@ -90,7 +97,7 @@ def _cells(every: Cells, row: Row, marks: Mapping[Doubt, str]) -> Iterable[str]:
     yield sentences.digits(row.throughput.value / 1000) if row.throughput else "-"
     yield sentences.energy(row.energy_joules)
     yield _speedup(row, is_baseline=is_baseline)
-    yield str(row.verdict or ("baseline" if is_baseline else "-"))
+    yield str(row.verdict or ("baseline" if is_baseline else "-" if row.may_rank else row.outcome))
     yield _doubted(row, every.opposite(row), marks)
 
 
@@ -130,10 +137,11 @@ def _show_failures(console: Console, summary: Summary) -> None:
         _say(console, f"  and {len(told) - MAX_REASONS} more reasons, in cells.csv")
 
 
-def _show_doubts(console: Console, summary: Summary) -> None:
+def _show_doubts(console: Console, cells: Cells, rows: Sequence[Row]) -> None:
     """Explain the doubts that stand in the table."""
-    marks = _marks(summary)
+    told = _told(cells, rows)
+    marks = _marks(told)
     if marks:
         _say(console, "\nDoubts about the numbers in the table (in brackets: about the baseline's)", "bold")
     for doubt, mark in marks.items():
-        _say(console, f"  {mark}  {doubt}: {explain(doubt, _told(summary))}")
+        _say(console, f"  {mark}  {doubt}: {explain(doubt, told)}")

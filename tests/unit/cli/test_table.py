@@ -13,12 +13,12 @@ from tests.documents import rounds, scripted_benchmark
 from tests.results import ended, measured, results_for
 
 
-def printed(benchmark: InferenceBenchmark, latency_of, width: int = 100) -> str:
+def printed(benchmark: InferenceBenchmark, latency_of, width: int = 100, *, is_all: bool = False) -> str:
     """Return what is printed where nobody sits at a terminal, without the spaces at the ends of lines."""
     plan = plans.expand(benchmark)
     stream = io.StringIO()
     console = Console(file=stream, width=width, markup=False, highlight=False)
-    table.show(console, summarize(benchmark, plan, results_for(plan, latency_of)))
+    table.show(console, summarize(benchmark, plan, results_for(plan, latency_of)), is_all=is_all)
     return re.sub(" +$", "", stream.getvalue(), flags=re.MULTILINE)
 
 
@@ -57,6 +57,31 @@ def test_the_answer_is_read_in_five_seconds():
         "\nDoubts about the numbers in the table (in brackets: about the baseline's)\n"
         f"  a  NoisyNeighbour: {explain(Doubt.NOISY_NEIGHBOUR)}\n"
     )
+
+
+def test_all_strategies_are_shown_on_demand_the_fastest_first():
+    """What may not be called best stands there too, with its outcome; what crashed at once has nothing to show."""
+
+    def latency_of(strategy, batch_size, round_):
+        if strategy.precision == "bf16":
+            outcome = Outcome.INACCURATE if batch_size == 1 else Outcome.CRASHED
+            return ended(outcome, batch_size, "told", **({"latency_median_ns": 1_000_000} if batch_size == 1 else {}))
+        doubts = (Doubt.FEW_SAMPLES,) if strategy.precision == "fp16" else ()
+        return measured(batch_size, (10 if strategy.precision == "fp32" else 20) + round_ / 100, doubts=doubts)
+
+    benchmark = scripted_benchmark(precisions=["fp32", "fp16", "bf16"], batchSizes=[1, 8], measurement=rounds(4))
+    text = printed(benchmark, latency_of, is_all=True)
+
+    lines = [line.split() for line in text.splitlines() if re.match(r" +[18] ", line)]
+    assert text.startswith("All strategies; speedups are over fake/fp32, ")
+    assert [(line[0], line[1], line[-2], line[-1]) for line in lines] == [
+        ("1", "fake/bf16", "Inaccurate", "none"),
+        ("1", "fake/fp32", "baseline", "none"),
+        ("1", "fake/fp16", "Slower", "a"),
+        ("8", "fake/fp32", "baseline", "none"),
+        ("8", "fake/fp16", "Slower", "a"),
+    ]
+    assert f"\n  a  FewSamples: {explain(Doubt.FEW_SAMPLES)}" in text
 
 
 def test_a_speedup_has_the_doubts_of_both_its_sides():
