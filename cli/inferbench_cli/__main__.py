@@ -107,7 +107,8 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         "run",
         help="measure on this machine, and say which is best",
         description="Measure every cell of a benchmark on this machine, each in a process of its own, in interleaved\n"
-        "rounds. Finished sweeps are kept: after an interruption the same command goes on where it stopped.",
+        "rounds. Finished sweeps are kept: after an interruption the same command goes on where it stopped.\n"
+        "Models and what was made of them are kept in ~/.cache/inferbench (INFERBENCH_CACHE is another folder).",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

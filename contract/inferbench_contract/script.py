@@ -22,6 +22,8 @@ class Fault(StrEnum):
     """The process ends by SIGSEGV."""
     HANG = "hang"
     """A call never returns."""
+    SLOW = "slow"
+    """Every call takes ten times as long."""
     EAT_MEMORY = "eat-memory"
     """The process allocates until somebody stops it."""
     OUT_OF_MEMORY = "out-of-memory"
@@ -57,8 +59,8 @@ class ScriptedFault(_Scripted):
 
     fault: Fault
     precision: Precision | None = None
-    batch_size: int | None = Field(default=None, ge=1)
-    round: int | None = Field(default=None, ge=0)
+    batch_size: int | None = Field(default=None, ge=1, le=65_536)
+    round: int | None = Field(default=None, ge=0, le=99)
 
 
 Percent = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?%$", max_length=8)]

@@ -66,7 +66,7 @@ def ran(tmp_path: Path) -> Ran:
 
 
 FAULTS = ("crash", "hang", "garbage", "no-result", "flood", "raise", "exit", "unsupported", "fell-back", "inaccurate",
-          "not-finite", "eat-memory")  # fmt: skip
+          "not-finite", "slow", "eat-memory")  # fmt: skip
 """Every fault that does not end the whole run, in the order of batch sizes from 2; nothing is wrong at 1."""
 
 AFTER = len(FAULTS) + 2
@@ -114,7 +114,8 @@ def test_a_cell_says_when_it_made_its_calls_and_since_when_back_to_back(bad_day)
         ("fell-back", Outcome.FELL_BACK, "Scripted: ", "Traceback"),
         ("inaccurate", Outcome.INACCURATE, "Relative L2 error 0.33", None),
         ("not-finite", Outcome.INACCURATE, "Wrong outputs: ", None),
-        ("eat-memory", Outcome.OUT_OF_MEMORY, "HostMemory: fake/fp32@13 held ", None),
+        ("slow", Outcome.MEASURED, "", None),
+        ("eat-memory", Outcome.OUT_OF_MEMORY, "HostMemory: fake/fp32@14 held ", None),
     ],
 )
 def test_every_fault_becomes_an_outcome_with_its_reason(bad_day: Ran, fault, outcome, reason, printed) -> None:
@@ -124,6 +125,14 @@ def test_every_fault_becomes_an_outcome_with_its_reason(bad_day: Ran, fault, out
     assert cell.outcome is outcome
     assert cell.reason.startswith(reason)
     assert log is None if printed is None else printed in log
+
+
+def test_a_scripted_slowness_is_measured_as_what_it_is(bad_day: Ran) -> None:
+    """Ten times what the script's calls take otherwise: to within 10 %."""
+    sizes = [batch_of(fault) for fault in ("slow", "flood")]
+    slow, flooded = (bad_day.cell(size).latency_median_ns / (40 + 0.25 * size) for size in sizes)
+
+    assert slow / flooded == pytest.approx(10, rel=0.1)
 
 
 def test_the_cells_around_a_fault_are_measured_all_the_same(bad_day: Ran) -> None:
@@ -136,7 +145,7 @@ def test_after_a_cell_was_out_of_memory_larger_batches_are_not_tried(bad_day: Ra
     cell = bad_day.cell(AFTER)
 
     assert cell.outcome is Outcome.OUT_OF_MEMORY
-    assert cell.reason == "AfterOutOfMemory: batch size 13 was out of memory already"
+    assert cell.reason == "AfterOutOfMemory: batch size 14 was out of memory already"
     assert AFTER not in {result.in_flight for result in bad_day.delivered}
 
 
@@ -151,9 +160,7 @@ def test_a_cell_is_named_as_in_flight_before_it_starts_and_delivered_when_it_has
 def test_the_raw_calls_of_measured_cells_are_kept(bad_day: Ran) -> None:
     kept = {file.name for file in (bad_day.folder / "samples").iterdir()}
 
-    assert kept == {
-        f"0-{size}.json.gz" for size in (1, batch_of("flood"), *map(batch_of, ("inaccurate", "not-finite")))
-    }
+    assert kept == {f"0-{size}.json.gz" for size in (1, *map(batch_of, ("flood", "inaccurate", "not-finite", "slow")))}
 
 
 def test_a_library_that_reports_no_memory_spares_the_larger_batches_too(ran: Ran) -> None:

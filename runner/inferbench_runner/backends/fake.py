@@ -28,6 +28,7 @@ ARTIFACTS: frozenset[Artifact] = frozenset()
 WARMUP_FACTOR = 3.0
 """The first calls take this much longer, about what a first eager call of ResNet-50 on a CPU was measured to take."""
 
+SLOW_FACTOR = 10
 FEATURES = 10
 EXAMPLES = 32
 WRONG_BY = 4 / 3
@@ -68,7 +69,8 @@ class FakeSession:
         shared = random.Random(f"{script.seed} round {task.round}")
         own = random.Random(f"{script.seed} {task.cell} round {task.round}")
         effect = shared.gauss(0, share(script.drift_sd)) + own.gauss(0, share(script.process_sd))
-        self._typical_ns = 1_000 * math.exp(effect) * _microseconds(script, task.precision, task.batch_size)
+        slowed = SLOW_FACTOR if self._fault is Fault.SLOW else 1
+        self._typical_ns = 1_000 * math.exp(effect) * slowed * _microseconds(script, task.precision, task.batch_size)
         self._own = own
         self._deviation = 0.0
         self._calls = 0

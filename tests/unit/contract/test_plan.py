@@ -1,13 +1,16 @@
 import json
 import os
+import re
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from inferbench_contract import document
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import PlanError
 from inferbench_contract.words import Backend, Precision, Strategy
@@ -123,6 +126,15 @@ def test_the_same_spec_gives_the_same_plan_in_another_process_with_other_hashes_
     }
 
     assert dumps == {a_plan(**TWO_BY_TWO, **MANY_MAPPINGS).dump()}
+
+
+def test_the_plan_of_the_demo_has_the_hash_that_readme_shows_on_every_machine_and_python():
+    """Whoever changes it makes all results that people have unfit to go on with: it has to be meant, and told."""
+    root = Path(__file__).parents[3]
+
+    demo = plans.expand(document.read(root / "examples/demo.yaml"))
+
+    assert set(re.findall(r"demo-([0-9a-f]{10})", (root / "README.md").read_text())) == {demo.short_hash}
 
 
 MANY_MAPPINGS = {
