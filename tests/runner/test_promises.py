@@ -1,4 +1,4 @@
-"""What README.md and examples/ promise: every command as it stands there, every example that a CPU can measure."""
+"""What README.md and examples/ promise: every command as it stands there, every example for CPUs, in small."""
 
 from __future__ import annotations
 
@@ -106,6 +106,11 @@ def test_the_scripted_example_ends_as_its_script_says(tmp_path):
 QUICK = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
 
 
+def said_in(name):
+    """Return the spec of an example."""
+    return yaml.safe_load((ROOT / "examples" / name).read_text())["spec"]
+
+
 def shortened(name, folder, **spec):
     """Copy an example into a folder, with one short round of one batch size and one thread; no less is looked at."""
     said = yaml.safe_load((ROOT / "examples" / name).read_text())
@@ -131,6 +136,28 @@ def test_the_demo_measures_all_its_backends(tmp_path):
 
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["cells"]["measured"] == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "backends", "measured"),
+    [
+        pytest.param("int8.yaml", ["onnxruntime", "openvino"], 5, id="8 bits"),
+        pytest.param("halves.yaml", ["torch-eager"], 2, id="16 bits"),
+        pytest.param("vit.yaml", ["onnxruntime"], 2, id="a transformer's"),
+    ],
+)
+def test_the_examples_of_precisions_measure_them(tmp_path, name, backends, measured):
+    """Of a small model, by the backends that compile nothing: what the others do is seen where they are tested."""
+    model = tiny.a_model(tmp_path, planes=16).model_dump(mode="json", exclude_none=True)
+    exclude = [pair for pair in said_in(name).get("exclude", []) if pair["backend"] in backends]
+    less = {"expectations": [], "backendOptions": {}}
+    file = shortened(name, tmp_path, model=model, backends=backends, exclude=exclude, **less)
+
+    done = run("run", file, "--json", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    cells = json.loads(done.stdout)["cells"]
+    assert (cells["measured"], cells["failed"], cells["missing"]) == (measured, 0, 0)
 
 
 def test_the_examples_of_a_model_and_of_a_file_of_ones_own_work(with_tiny_resnet):
