@@ -330,12 +330,16 @@ class FakeCuda:
 class FakeDriver:
     """Stands in for libcuda.so.1 as ctypes has it, as far as `cuda.require_driver` asks."""
 
-    def __init__(self, version=13_000, devices=1, init=0, uuid=bytes(range(16))):
+    def __init__(
+        self, version=13_000, devices=1, init=0, uuid=bytes(range(16)), name=b"NVIDIA H200", capability=(9, 0)
+    ):
         self.calls: list[str] = []
         self._version = version
         self._devices = devices
         self._init = init
         self._uuid = uuid
+        self._name = name
+        self._capability = capability
 
     def __call__(self, name):
         """Be loaded."""
@@ -361,6 +365,15 @@ class FakeDriver:
 
     def cuDeviceGetUuid_v2(self, uuid, device):
         uuid._obj[:] = list(self._uuid)
+        return 0
+
+    def cuDeviceGetName(self, name, length, device):
+        name.value = self._name
+        return 0
+
+    def cuDeviceGetAttribute(self, value, attribute, device):
+        major, minor = self._capability
+        value._obj.value = {75: major, 76: minor}[attribute]
         return 0
 
     def cuGetErrorName(self, error, name):
@@ -429,6 +442,7 @@ class FakeNvml:
         self.persistence = 1
         self.compute_mode = 0
         self.is_slice = False
+        self.names = ["NVIDIA H200"]
         self.__dict__.update(answers)
 
     def nvmlInit(self):
@@ -442,6 +456,12 @@ class FakeNvml:
     def nvmlSystemGetDriverVersion(self):
         return "580.159.04"
 
+    def nvmlDeviceGetCount(self):
+        return len(self.names)
+
+    def nvmlDeviceGetHandleByIndex(self, index):
+        return f"card {index}" if index else "card"
+
     def nvmlDeviceGetHandleByUUID(self, uuid):
         if uuid != self.uuid:
             raise self.NVMLError("Not Found")
@@ -454,7 +474,7 @@ class FakeNvml:
         return "card"
 
     def nvmlDeviceGetName(self, handle):
-        return "NVIDIA H200"
+        return self._told(self.names[int(handle.removeprefix("card ")) if " " in handle else 0])
 
     def nvmlDeviceGetUUID(self, handle):
         return self.uuid
@@ -503,7 +523,7 @@ class FakeNvml:
 
     def _card(self, handle, value):
         """Answer for the whole card; a slice has no clocks, heat or power of its own."""
-        if handle != "card":
+        if handle == "slice":
             raise self.NVMLError("Not Supported")
         return self._told(value)
 

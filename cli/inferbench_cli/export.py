@@ -116,7 +116,7 @@ def _about(name: str, plan: Plan, environment: Mapping[str, Any], row: Row) -> d
 
 
 def _measured(row: Row) -> dict[str, Any]:
-    latency, speedup = row.latency, row.speedup
+    latency, speedup, compared = row.latency, row.speedup, row.compared
     return {
         "outcome": row.outcome,
         "rounds": len(row.medians),
@@ -130,6 +130,6 @@ def _measured(row: Row) -> dict[str, Any]:
         "speedupHighMilli": milli(speedup.high if speedup else None),
         "speedupVerdict": row.verdict,
         "doubts": list(row.lasting_doubts),
-        "relativeL2PartsPerBillion": max(row.values("relative_l2_parts_per_billion"), default=None),
-        "top1AgreementBasisPoints": min(row.values("top1_agreement_basis_points"), default=None),
+        "relativeL2PartsPerBillion": compared.relative_l2_parts_per_billion if compared else None,
+        "top1AgreementBasisPoints": row.agreement_basis_points,
     }

@@ -34,6 +34,9 @@ LABELS = {
 }
 """What the environment calls otherwise than people do."""
 
+PARTS = {"smMaxMhz": "highest SM clock", "memoryMaxMhz": "highest memory clock", "ecc": "ECC", "mig": "MIG"}
+"""The same within a GPU."""
+
 THOUSANDTHS = ("quotaMilliCpus", "loadAverageMilli")
 MAX_LABEL = 60
 
@@ -65,7 +68,7 @@ def _sentences(spec: BenchmarkSpec, summary: Summary) -> Iterable[str]:
     yield (
         f"Each backend had {counted(threads, 'thread')}."
         if threads
-        else "Each backend had a thread for each CPU allowed."
+        else "Each backend had a thread for each CPU that it was allowed, or for each of its quota."
     )
     yield (
         "After it was timed, each process compared the answers of that very session with those of the fp32 reference; "
@@ -84,24 +87,22 @@ def _spent(summary: Summary) -> Sequence[Html]:
     }
     if (whole := sum(parts.values())) == 0:
         return []
-    rows = [(name, _time(seconds), _bar(seconds / whole)) for name, seconds in parts.items()]
-    return [table("spent", f"Where {_time(whole)} went.", ("What", "Time", "Share"), rows)]
+    rows = [(name, sentences.minutes(seconds), _bar(seconds / whole)) for name, seconds in parts.items()]
+    return [table("spent", f"Where {sentences.minutes(whole)} went.", ("What", "Time", "Share"), rows)]
 
 
 def _bar(share: float) -> Html:
     return join([tag("span", class_="share", style=f"width:{100 * share:.1f}%"), sentences.percent(share)])
 
 
-def _time(seconds: int) -> str:
-    minutes, rest = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (minutes, "min"), (rest, "s")) if number]
-    return " ".join(parts[:2]) or "0 s"
-
-
 def _label(key: str) -> str:
-    words = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", key.removesuffix("Bytes")).lower()
+    words = _words(key)
     return cut_in_the_middle(LABELS.get(key, words[:1].upper() + words[1:]), MAX_LABEL)
+
+
+def _words(key: str) -> str:
+    """Write `powerLimitMilliwatts` as `power limit`: the value has the unit."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", re.sub("(Bytes|Milliwatts)$", "", key)).lower()
 
 
 def _value(key: str, value: object) -> str:
@@ -109,13 +110,23 @@ def _value(key: str, value: object) -> str:
     match value:
         case None:
             return ""
-        case int() if key.endswith("Bytes"):
-            return f"{value / 2**30:.1f} GiB"
-        case int() if key in THOUSANDTHS:
-            return f"{value / 1000:g}"
+        case int():
+            return _quantity(key, value)
         case dict():
-            return ", ".join(f"{name} {inner}" for name, inner in value.items() if inner is not None)
+            parts = ((PARTS.get(name) or _words(name), _value(name, inner)) for name, inner in value.items())
+            return ", ".join(f"{name} {inner}" for name, inner in parts if inner)
         case list():
             return ", ".join(_value("", inner) for inner in value)
         case _:
             return str(value)
+
+
+def _quantity(key: str, value: int) -> str:
+    """Write a whole number in the unit that people have for it."""
+    if key.endswith("Bytes"):
+        return f"{value / 2**30:.1f} GiB"
+    if key.endswith("Milliwatts"):
+        return f"{value / 1000:g} W"
+    if key.endswith("Mhz"):
+        return f"{value} MHz"
+    return f"{value / 1000:g}" if key in THOUSANDTHS else str(value)

@@ -53,6 +53,12 @@ LEVELS = (
 
 JUDGEMENTS = {Judgement.HOLDS: "Holds", Judgement.DOES_NOT_HOLD: "Does not hold", Judgement.UNDECIDED: "Undecided"}
 
+ACCURACY = "vs fp32"
+"""Heads the column of distances, as on the terminal."""
+
+CLOCK = "SM clock"
+"""Heads the median clock of a GPU during the timed calls, in the middle one of the rounds."""
+
 VERDICT = "vs baseline"
 """Heads the column of verdicts on strategies, as on the terminal; it says of whom they are."""
 
@@ -80,6 +86,12 @@ READING = (
 READING_ENERGY = (
     "The energy of an input is that of the whole GPU, what it takes when idle included, over the inputs of the same "
     "seconds, with calls back to back; what else ran on the GPU is in it too."
+)
+
+READING_ACCURACY = (
+    "Under vs fp32 stands how near the answers stay to those of the fp32 reference: for how many of the images the "
+    "first choice is the same (top-1), where the weights are trained; the norm of the difference over that of the "
+    "reference (L2), over all examples; and the cosine of the example where it is lowest."
 )
 
 OPEN_ROWS = 60
@@ -111,6 +123,16 @@ class View:
     def has_energy(self) -> bool:
         """Whether a GPU counted the energy of some cell; without it nothing is said of energy."""
         return any(row.energy_joules is not None for row in self.summary.table.rows.values())
+
+    @cached_property
+    def has_accuracy(self) -> bool:
+        """Whether something else than fp32 was compared with it; without that its accuracy is no question."""
+        return any(sentences.tells_accuracy(row) for row in self.summary.table.rows.values())
+
+    @cached_property
+    def has_clock(self) -> bool:
+        """Whether the clock of a GPU was read meanwhile."""
+        return any(row.middle("sm_clock_mhz") is not None for row in self.summary.table.rows.values())
 
     @property
     def told_sizes(self) -> tuple[int, ...]:
@@ -165,7 +187,8 @@ def _sections(view: View) -> Iterable[Section]:
 
 
 def _reading(view: View) -> Sequence[str]:
-    return (*READING, READING_ENERGY) if view.has_energy else READING
+    more = [(view.has_energy, READING_ENERGY), (view.has_accuracy, READING_ACCURACY)]
+    return [*READING, *(sentence for applies, sentence in more if applies)]
 
 
 def _head(view: View) -> Html:
@@ -322,7 +345,8 @@ def _doubted(row: Row, baseline: Row | None) -> str:
 
 
 def _number_headings(view: View) -> Sequence[str]:
-    return ("Latency", "Inputs/s", *(["Energy/input"] if view.has_energy else []), "Speedup")
+    energy, accuracy = (["Energy/input"] if view.has_energy else []), ([ACCURACY] if view.has_accuracy else [])
+    return ("Latency", "Inputs/s", *energy, "Speedup", *accuracy)
 
 
 def _numbers(view: View, row: Row) -> Sequence[Html]:
@@ -333,6 +357,7 @@ def _numbers(view: View, row: Row) -> Sequence[Html]:
         _quiet(figures.inputs_per_second(row.throughput)),
         *([join([sentences.energy(row.energy_joules)])] if view.has_energy else []),
         Html("1x") if is_baseline else _quiet(sentences.ratio(row.speedup)),
+        *([_quiet(sentences.full_accuracy(row))] if view.has_accuracy else []),
     )
 
 
@@ -504,7 +529,8 @@ def _cells(view: View) -> Sequence[Html]:
     every = view.summary.table
     each = max(1, view.limits.rows // len(every.batch_sizes))
     shown = [row for size in every.batch_sizes for row in sorted(every.at(size), key=_rank)[:each]]
-    headings = ("Strategy", "Batch", "Outcome", *_number_headings(view), VERDICT, "Doubts and reasons")
+    clock = [CLOCK] if view.has_clock else []
+    headings = ("Strategy", "Batch", "Outcome", *_number_headings(view), VERDICT, *clock, "Doubts and reasons")
     caption = f"By batch size, the quickest first. Speedups are over {every.baseline}; 1/4: in one of four rounds."
     body = table("every", caption, headings, [_cell(view, row) for row in shown])
     more = _more(len(every.rows) - len(shown), "cells are", "cells.csv")
@@ -521,7 +547,14 @@ def _cell(view: View, row: Row) -> Sequence[object]:
     doubted = [str(doubt) if count == every else f"{doubt} {count}/{every}" for doubt, count in row.doubts.items()]
     reason = cut_in_the_middle(row.reason.partition(":")[0], MAX_WORD)
     remarks = ", ".join(filter(None, [reason, *doubted]))
-    return row.cell.strategy, row.cell.batch_size, _outcome(row), *_numbers(view, row), _verdict(view, row), remarks
+    clock = [_clock(row)] if view.has_clock else []
+    place = (row.cell.strategy, row.cell.batch_size, _outcome(row))
+    return *place, *_numbers(view, row), _verdict(view, row), *clock, remarks
+
+
+def _clock(row: Row) -> str:
+    megahertz = row.middle("sm_clock_mhz")
+    return NOTHING if megahertz is None else f"{megahertz:,} MHz"
 
 
 def _environment(view: View) -> Sequence[Html]:

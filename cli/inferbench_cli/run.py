@@ -37,6 +37,7 @@ CSV_HEADER = (
     "device_median_ns", "enqueue_median_ns", "relative_l2_parts_per_billion", "top1_agreement_basis_points",
     "prepare_first_ms", "prepare_ms", "warmup_ms", "memory_mib", "compile_cold_ms", "compile_warm_ms",
     "error_ratio_milli", "power_milliwatts", "energy_microjoules_per_input", "others_percent",
+    "compared_examples", "worst_cosine_parts_per_million", "worst_example", "sm_clock_mhz", "throttle_reasons",
 )  # fmt: skip
 """The first eighteen are promised (design.md); the others follow, and more may."""
 
@@ -127,17 +128,24 @@ def _csv_row(row: Row, samples: Mapping[tuple[Cell, int], Any]) -> Iterable[str 
     yield row.verdict
     yield ";".join(f"{doubt}:{count}" for doubt, count in row.doubts.items())
     yield from (len(row.medians), row.samples, row.reason)
-    yield from (_middle(row, field) for field in ("device_median_ns", "enqueue_median_ns"))
-    yield max(row.values("relative_l2_parts_per_billion"), default=None)
-    yield min(row.values("top1_agreement_basis_points"), default=None)
+    yield from (row.middle(field) for field in ("device_median_ns", "enqueue_median_ns"))
+    yield from _compared(row, "relative_l2_parts_per_billion", "top1_agreement_basis_points")
     yield next(iter(row.values("prepare_ms")), None)
-    yield from (_middle(row, field) for field in ("prepare_ms", "warmup_ms"))
+    yield from (row.middle(field) for field in ("prepare_ms", "warmup_ms"))
     yield max(row.values("memory_mib"), default=None)
     yield from (_compile_ms(row, was_cold=was_cold) for was_cold in (1, 0))
     yield next(iter(row.values("error_ratio_milli")), None)  # of the first round, which looks at all examples
-    yield _middle(row, "power_milliwatts")
+    yield row.middle("power_milliwatts")
     yield None if row.energy_joules is None else round(1e6 * row.energy_joules)
     yield max(row.values("others_percent"), default=None)
+    yield from _compared(row, "compared_examples", "worst_cosine_parts_per_million", "worst_example")
+    yield row.middle("sm_clock_mhz")
+    yield ";".join(f"{reason}:{count}" for reason, count in row.throttle_reasons.items())
+
+
+def _compared(row: Row, *fields: str) -> Iterable[int | None]:
+    """Return what one round found of the accuracy: the first, which looks at all examples, where it can be that."""
+    return (getattr(row.compared, field, None) for field in fields)
 
 
 def _compile_ms(row: Row, *, was_cold: int) -> int | None:
@@ -146,11 +154,6 @@ def _compile_ms(row: Row, *, was_cold: int) -> int | None:
         r.compile_ms for r in row.rounds.values() if r.compile_ms is not None and r.compile_was_cold == was_cold
     )
     return times[len(times) // 2] if times else None
-
-
-def _middle(row: Row, field: str) -> int | None:
-    values = sorted(row.values(field))
-    return values[len(values) // 2] if values else None
 
 
 def _is_done(opened: Folder, plan: Plan, sweep: Sweep) -> bool:

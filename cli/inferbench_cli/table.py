@@ -23,10 +23,12 @@ if TYPE_CHECKING:
 STRATEGY = "Strategy"
 ENERGY = "Energy/input"
 """A column that is there where a GPU counted it."""
+ACCURACY = "vs\nfp32"
+"""A column that is there where something else than fp32 is shown; the others stand closer together then."""
 VERDICT = "vs\nbaseline"
 """Of the best strategy and the baseline; how the best stands to the next one is what the sentences say. In two lines,
 so that a usual table fits into 80 columns."""
-COLUMNS = ("Batch", STRATEGY, "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, "Doubts")
+COLUMNS = ("Batch", STRATEGY, "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, ACCURACY, "Doubts")
 UNBROKEN = ("Batch", STRATEGY, "Inputs/s", ENERGY, VERDICT)
 NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
@@ -45,6 +47,8 @@ def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
     for sentence in sentences.answers(summary):
         _say(console, sentence)
     _say(console, sentences.objective(summary))
+    if told := sentences.spent(summary.spent):
+        _say(console, told)
     _show_expectations(console, summary)
     _show_failures(console, summary)
     _show_doubts(console, summary.table, rows)
@@ -64,9 +68,10 @@ def _say(console: Console, sentence: str, style: str = "") -> None:
 def _table(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Table:
     marks = _marks(_told(summary.table, rows))
     which = "All strategies" if is_all else "Best at each batch size"
+    names = [name for name in COLUMNS if name not in set(_absent(rows))]
     title = f"{which}; speedups are over {summary.table.baseline}, intervals are 95 %"
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
-    names = [name for name in COLUMNS if name != ENERGY or any(row.energy_joules is not None for row in rows)]
+    space = 0 if ACCURACY in names else 1
+    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, space, 0, 0), pad_edge=False)
     for name in names:
         heading = "Best strategy" if name == STRATEGY and not is_all else name
         table.add_column(heading, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
@@ -76,6 +81,14 @@ def _table(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Table:
         by_name = dict(zip(COLUMNS, _cells(summary.table, row, marks), strict=True))
         table.add_row(*(by_name[name] for name in names))
     return table
+
+
+def _absent(rows: Sequence[Row]) -> Iterable[str]:
+    """Name the columns that would say nothing."""
+    if not any(row.energy_joules is not None for row in rows):
+        yield ENERGY
+    if not any(sentences.tells_accuracy(row) for row in rows):
+        yield ACCURACY
 
 
 def _marks(told: Sequence[Row]) -> Mapping[Doubt, str]:
@@ -98,6 +111,7 @@ def _cells(every: Cells, row: Row, marks: Mapping[Doubt, str]) -> Iterable[str]:
     yield sentences.energy(row.energy_joules)
     yield _speedup(row, is_baseline=is_baseline)
     yield str(row.verdict or ("baseline" if is_baseline else "-" if row.may_rank else row.outcome))
+    yield sentences.accuracy(row)
     yield _doubted(row, every.opposite(row), marks)
 
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass, replace
 from inferbench_contract.spec import AccuracySpec, fraction
 from inferbench_contract.words import Precision
 
+MIN_EXAMPLES_FOR_TOP1 = 256
+"""Below this an agreement is not judged: one example in a hundred is more than the limits allow (design.md)."""
+
 
 @dataclass(frozen=True, slots=True)
 class AccuracyLimits:

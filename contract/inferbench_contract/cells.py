@@ -11,10 +11,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from inferbench_contract import evidence
+from inferbench_contract.accuracy import MIN_EXAMPLES_FOR_TOP1
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import CellResult, SweepResult
-from inferbench_contract.words import Cell, Doubt, Outcome, Strategy, Verdict
+from inferbench_contract.words import Cell, Doubt, Outcome, Strategy, ThrottleReason, Verdict
 
 WORST_FIRST = (
     Outcome.INACCURATE,
@@ -49,6 +50,8 @@ class Row:
     speedup: Estimate | None = None
     """Baseline's latency over this one's, paired by round; None for the baseline itself."""
     verdict: Verdict | None = None
+    is_trained: bool = True
+    """Whether its first choices mean anything: those of random weights do not."""
 
     @cached_property
     def latency(self) -> Estimate | None:
@@ -78,6 +81,29 @@ class Row:
         return sum(power for power, _ in counted) / sum(rate for _, rate in counted) if counted else None
 
     @cached_property
+    def compared(self) -> CellResult | None:
+        """The round whose answers tell how near it stays to fp32: of those that decide, the one that compared most.
+
+        The first round looks at all examples and the others at a few. None where nothing was compared.
+        """
+        known = [result for result in self.rounds.values() if result.relative_l2_parts_per_billion is not None]
+        return max(known, key=lambda r: (r.outcome is self.outcome, r.compared_examples or 0), default=None)
+
+    @property
+    def agreement_basis_points(self) -> int | None:
+        """Share of the images for which its first choice is that of fp32; None where that is not judged."""
+        compared = self.compared
+        if compared is None or not self.is_trained or (compared.compared_examples or 0) < MIN_EXAMPLES_FOR_TOP1:
+            return None
+        return compared.top1_agreement_basis_points
+
+    @cached_property
+    def throttle_reasons(self) -> Mapping[ThrottleReason, int]:
+        """Each reason for which the GPU lowered its clocks with the number of rounds that had it."""
+        counts = Counter(reason for result in self.rounds.values() for reason in result.throttle_reasons)
+        return {reason: counts[reason] for reason in ThrottleReason if counts[reason]}
+
+    @cached_property
     def doubts(self) -> Mapping[Doubt, int]:
         """Each doubt with the number of rounds that had it."""
         counts = Counter(doubt for result in self.rounds.values() for doubt in result.doubts)
@@ -97,6 +123,11 @@ class Row:
         """Return one field of every round that has it."""
         found = (getattr(result, field) for result in self.rounds.values())
         return tuple(value for value in found if value is not None)
+
+    def middle(self, field: str) -> int | None:
+        """Return the middle value of a field over the rounds that have it, the higher of two."""
+        values = sorted(self.values(field))
+        return values[len(values) // 2] if values else None
 
 
 @dataclass(frozen=True)
@@ -138,7 +169,11 @@ def tabulate(plan: Plan, results: Iterable[SweepResult], baseline: Strategy, *, 
     `rank_inaccurate` is `onViolation: Report`: inaccurate cells compete, and say what they are.
     """
     found = _by_cell(plan, results)
-    rows = {cell: _row(cell, found.get(cell, {}), rank_inaccurate=rank_inaccurate) for cell in plan.measurable_cells}
+    is_trained = not plan.work.model.has_random_weights
+    rows = {
+        cell: _row(cell, found.get(cell, {}), rank_inaccurate=rank_inaccurate, is_trained=is_trained)
+        for cell in plan.measurable_cells
+    }
     rows |= {cell: _unsupported(cell, reason) for cell, reason in plan.unsupported_cells.items()}
     compared = dict(_compared(Table(rows, baseline)))
     return Table({cell: compared[cell] for cell in rows}, baseline)
@@ -171,7 +206,7 @@ def _preference(candidate: Candidate) -> tuple[bool, int, str]:
     return cell.outcome is not Outcome.MEASURED, result.finished_ms or 0, repr(cell)
 
 
-def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool) -> Row:
+def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool, is_trained: bool) -> Row:
     outcome = worst(result.outcome for result in rounds.values())
     deciding = [result for result in rounds.values() if result.outcome is outcome]
     reason = deciding[0].reason if deciding else ""
@@ -179,7 +214,7 @@ def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool)
         reason = f"{reason} (in {len(deciding)} of {len(rounds)} rounds)"
     may_rank = outcome is Outcome.MEASURED or (rank_inaccurate and outcome is Outcome.INACCURATE)
     medians = {place: float(result.latency_median_ns) for place, result in rounds.items() if result.latency_median_ns}
-    return Row(cell, outcome, reason, rounds, medians, may_rank)
+    return Row(cell, outcome, reason, rounds, medians, may_rank, is_trained=is_trained)
 
 
 def _unsupported(cell: Cell, reason: str) -> Row:

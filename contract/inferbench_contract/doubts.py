@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inferbench_contract.cells import Row
-from inferbench_contract.words import Doubt
+from inferbench_contract.words import Doubt, ThrottleReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,12 +29,14 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
         "cool down, or raise its power limit.",
     ),
     Doubt.DRIFTED: Explanation(
-        "The last third of a round's calls took clearly longer or shorter than its first third: the machine changed.",
+        "The last third of a round's calls took clearly longer or shorter than its first third, or, on a GPU, a fixed "
+        "piece of work took another time after the cell than before it: the machine changed.",
         "Look for work that came and went on this machine, heat, or clocks that were still rising; then measure again "
         "with more rounds.",
     ),
     Doubt.NOISY_NEIGHBOUR: Explanation(
-        "Other processes or other virtual machines took more than 5% of this machine's CPU time meanwhile.",
+        "Other processes or other virtual machines took more than 5% of this machine's CPU time meanwhile, or others "
+        "used the GPU.",
         "Stop what else runs here, or take a machine of its own; more rounds help if the neighbours come and go.",
     ),
     Doubt.LAUNCH_BOUND: Explanation(
@@ -48,8 +50,15 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
         "Raise measurement.maxSecondsPerCell, or measure fewer large batches.",
     ),
     Doubt.ABOVE_ROOFLINE: Explanation(
-        "This is faster than the datasheet lets the device be, so something was not computed or not waited for.",
+        "This is faster than this very GPU was measured to compute or to read, so something was not computed or not "
+        "waited for.",
         "Do not use this number. Check that the backend returns the outputs and that its calls are waited for.",
+    ),
+    Doubt.GENERIC_KERNELS: Explanation(
+        "TensorRT built this engine from its PTX library alone, not from the kernels that it has for this kind of GPU, "
+        "and may be faster with those.",
+        "Install the whole of TensorRT (pip install --force-reinstall tensorrt), with the builder resource of this "
+        "GPU's architecture; then measure again.",
     ),
 }
 
@@ -57,6 +66,12 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
 def explain(doubt: Doubt, rows: Iterable[Row] = ()) -> str:
     """Say what was seen, how much it was at most in some cells where that is known, and what to do about it."""
     explanation = EXPLANATIONS[doubt]
+    return f"{explanation.meaning}{_seen(doubt, tuple(rows))} {explanation.advice}"
+
+
+def _seen(doubt: Doubt, rows: Sequence[Row]) -> str:
     others = max((share for row in rows for share in row.values("others_percent")), default=None)
-    much = f" They took up to {others}%." if doubt is Doubt.NOISY_NEIGHBOUR and others is not None else ""
-    return f"{explanation.meaning}{much} {explanation.advice}"
+    if doubt is Doubt.NOISY_NEIGHBOUR and others is not None:
+        return f" They took up to {others}% of the CPU time."
+    reasons = [reason for reason in ThrottleReason if any(reason in row.throttle_reasons for row in rows)]
+    return f" The GPU's reasons: {', '.join(reasons)}." if doubt is Doubt.THROTTLED and reasons else ""

@@ -17,7 +17,7 @@ from typing import Any
 
 from inferbench_contract.errors import ResultError
 from inferbench_contract.plan import HASH_DIGITS, Plan, Sweep
-from inferbench_contract.words import Doubt, Outcome
+from inferbench_contract.words import Doubt, Outcome, ThrottleReason
 
 SCHEMA_VERSION = 1
 
@@ -46,6 +46,7 @@ UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]+")
 
 OUTCOMES = tuple(Outcome)
 DOUBTS = tuple(Doubt)
+THROTTLE_REASONS = tuple(ThrottleReason)
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,18 @@ class CellResult:
     """Thousandths of an input per second, back to back."""
     power_milliwatts: int | None = None
     """Mean power of the whole GPU during the calls back to back, from its energy counter."""
+    sm_clock_mhz: int | None = None
+    """Median clock of the GPU's multiprocessors during the timed calls."""
+    throttle_bits: int | None = None
+    """Why the GPU lowered its clocks meanwhile: a bit for each `ThrottleReason`, in their order; None on a CPU."""
     samples: int | None = None
+    compared_examples: int | None = None
+    """How many answers were compared with those of the fp32 reference: all in the first round, some in the others."""
     relative_l2_parts_per_billion: int | None = None
+    worst_cosine_parts_per_million: int | None = None
+    """Between answer and reference, of the example where it is lowest; 0 stands for all that point elsewhere."""
+    worst_example: int | None = None
+    """The number, from 0, of the example whose answer is farthest from the reference's (relative L2)."""
     top1_agreement_basis_points: int | None = None
     error_ratio_milli: int | None = None
     """Error against fp64 over that of fp32 eager, in thousandths; None where there is no fp64 answer."""
@@ -84,6 +95,12 @@ class CellResult:
     memory_mib: int | None = None
     others_percent: int | None = None
     """Share of the machine's CPU time that other processes and other virtual machines took meanwhile."""
+
+    @property
+    def throttle_reasons(self) -> tuple[ThrottleReason, ...]:
+        """Why the GPU lowered its clocks."""
+        bits = self.throttle_bits or 0
+        return tuple(reason for place, reason in enumerate(THROTTLE_REASONS) if bits >> place & 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +160,11 @@ COLUMNS = (
     _Column("thr", "throughput_milli_per_second", 5, 10**15),
     _Column("pow", "power_milliwatts", 4, 10**9, is_spared=True),
     _Column("n", "samples", 5, 10**9),
+    _Column("ex", "compared_examples", 5, 10**5, is_spared=True),
     _Column("l2", "relative_l2_parts_per_billion", 3, 10**11),
     _Column("top1", "top1_agreement_basis_points", 5, 10**4),
+    _Column("cos", "worst_cosine_parts_per_million", 6, 10**6, is_spared=True),
+    _Column("bad", "worst_example", 5, 10**5, is_spared=True),
     _Column("rat", "error_ratio_milli", 3, 10**12, is_spared=True),
     _Column("prep", "prepare_ms", 3, 10**9),
     _Column("comp", "compile_ms", 3, 10**9),
@@ -152,6 +172,8 @@ COLUMNS = (
     _Column("warm", "warmup_ms", 3, 10**9),
     _Column("meas", "measure_ms", 3, 10**9),
     _Column("mib", "memory_mib", 3, 10**9),
+    _Column("clk", "sm_clock_mhz", 4, 10**5, is_spared=True),
+    _Column("slow", "throttle_bits", 2, (1 << len(THROTTLE_REASONS)) - 1, is_spared=True),
     _Column("oth", "others_percent", 3, 100, is_spared=True),
 )
 """Seven digits of a latency are 0.1 parts per million; the others are for reading, not for ratios."""

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inferbench_contract.accuracy import MIN_EXAMPLES_FOR_TOP1
+from inferbench_contract.cells import Row
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.expectations import Judged
+from inferbench_contract.result import CellResult
 from inferbench_contract.spec import Metric
-from inferbench_contract.summary import UNCERTAIN, Best, Summary
-from inferbench_contract.words import Judgement, Strategy, Verdict
+from inferbench_contract.summary import UNCERTAIN, Best, Spent, Summary
+from inferbench_contract.words import Judgement, Precision, Strategy, Verdict
 
 NS_PER_UNIT = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
 J_PER_UNIT = (("J", 1.0), ("mJ", 1e-3), ("µJ", 1e-6), ("nJ", 1e-9))
@@ -100,6 +103,30 @@ def percent(share: float) -> str:
     return f"{value:.0f}%" if value >= 9.95 else f"{value:.1f}%"
 
 
+def spent(found: Spent) -> str:
+    """Say where the time went, most of it first; empty where nobody knows."""
+    parts = {
+        "measuring": found.measuring,
+        "warming up": found.warming_up,
+        "loading, converting and compiling": found.preparing,
+        "starting, checking and ending processes": found.other,
+        "idle between sweeps": found.idle,
+    }
+    if (whole := sum(parts.values())) == 0:
+        return ""
+    largest_first = sorted(parts.items(), key=lambda part: -part[1])
+    told = (f"{percent(seconds / whole)} {name}" for name, seconds in largest_first if seconds)
+    return f"Took {minutes(whole)}: {', '.join(told)}."
+
+
+def minutes(seconds: int) -> str:
+    """Write a time of seconds or hours in its two largest units: `2 min 48 s`."""
+    whole_minutes, rest = divmod(seconds, 60)
+    hours, of_an_hour = divmod(whole_minutes, 60)
+    parts = [f"{number} {unit}" for number, unit in ((hours, "h"), (of_an_hour, "min"), (rest, "s")) if number]
+    return " ".join(parts[:2]) or "0 s"
+
+
 def objective(summary: Summary) -> str:
     """Say what the objective asks for, and which cell it chooses."""
     limit = summary.objective.max_latency_microseconds
@@ -129,7 +156,11 @@ def answers(summary: Summary) -> tuple[str, ...]:
 
 
 def answer(best: Best) -> str:
-    """Say who is best, by how much and how sure; that it cannot be told is an answer too."""
+    """Say who is best, by how much and how sure, and what it lost; that it cannot be told is an answer too."""
+    return f"{_best(best)}{_disagreement(best.row)}"
+
+
+def _best(best: Best) -> str:
     winner = str(best.row.cell.strategy)
     if best.runner_up is None:
         return f"only {winner} was measured, at {duration(_value(best.row.latency))}."
@@ -146,6 +177,70 @@ def answer(best: Best) -> str:
         return f"{winner} and {other} cannot be told apart by these rounds: {longer}. {MEASURE_MORE}"
     same = "the same" if best.verdict is Verdict.TIE else "not distinguishable on this machine"
     return f"{winner} and {other} are {same}: at most {percent(apart)} apart.{_advice(best)}"
+
+
+def _disagreement(row: Row) -> str:
+    """Say how often the winner chooses as fp32 does, where that is not always, or that this was not judged."""
+    agreed, compared = row.agreement_basis_points, row.compared
+    if compared is None or agreed == ALL_AGREE:
+        return ""
+    if agreed is None:
+        return _unjudged(row, compared)
+    images = f"{compared.compared_examples} images"
+    return f" {row.cell.strategy} agrees with the fp32 reference on {_agreement(agreed)} of {images}."
+
+
+def _unjudged(row: Row, compared: CellResult) -> str:
+    """Say so where first choices mean something, and calls took too long for enough of them."""
+    is_known = row.is_trained and compared.top1_agreement_basis_points is not None
+    if not is_known or compared.compared_examples is None or row.cell.strategy.precision is Precision.FP32:
+        return ""
+    needed = f"{MIN_EXAMPLES_FOR_TOP1} are needed to judge its top-1 agreement"
+    return f" {row.cell.strategy} was compared with fp32 on {compared.compared_examples} examples; {needed}."
+
+
+def tells_accuracy(row: Row) -> bool:
+    """Tell whether a cell's accuracy is worth a column: what is fp32 anyway has nothing to lose."""
+    return row.compared is not None and row.cell.strategy.precision is not Precision.FP32
+
+
+def accuracy(row: Row) -> str:
+    """Write how near to fp32 a cell stays: `top-1 99.2%` where its first choices were judged, else `L2 0.3%`."""
+    compared, agreed = row.compared, row.agreement_basis_points
+    if compared is None:
+        return "-"
+    return _relative_l2(compared) if agreed is None else f"top-1 {_agreement(agreed)}"
+
+
+def full_accuracy(row: Row) -> str:
+    """Write it with all that was compared: `top-1 99.2% (L2 3.1%, lowest cosine 0.9981)`."""
+    compared = row.compared
+    if compared is None:
+        return "-"
+    cosine = compared.worst_cosine_parts_per_million
+    also = [
+        _relative_l2(compared) if row.agreement_basis_points is not None else "",
+        "" if cosine is None else f"lowest cosine {cosine // 100 / 10_000:.4f}",
+    ]
+    details = ", ".join(filter(None, also))
+    return f"{accuracy(row)} ({details})" if details else accuracy(row)
+
+
+ALL_AGREE = 10_000
+"""Basis points."""
+
+LEAST_L2 = 0.0005
+"""Less is written as `<0.1%`: what is left of an fp32 that sums in another order says nothing."""
+
+
+def _agreement(basis_points: int) -> str:
+    """Write an agreement rounded down: 99.99 % is not all of them."""
+    return "100%" if basis_points == ALL_AGREE else f"{basis_points // 10 / 10:.1f}%"
+
+
+def _relative_l2(compared: CellResult) -> str:
+    share = (compared.relative_l2_parts_per_billion or 0) / 1e9
+    return f"L2 {percent(share) if share >= LEAST_L2 else '<0.1%'}"
 
 
 MAX_ADVISED_COST = 0.25

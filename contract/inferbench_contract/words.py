@@ -75,6 +75,17 @@ class Doubt(StrEnum):
     LAUNCH_BOUND = "LaunchBound"
     FEW_SAMPLES = "FewSamples"
     ABOVE_ROOFLINE = "AboveRoofline"
+    GENERIC_KERNELS = "GenericKernels"
+
+
+class ThrottleReason(StrEnum):
+    """Why a GPU lowered its clocks, in NVML's words: those that come and go with heat and power."""
+
+    SW_POWER_CAP = "SwPowerCap"
+    HW_SLOWDOWN = "HwSlowdown"
+    SW_THERMAL_SLOWDOWN = "SwThermalSlowdown"
+    HW_THERMAL_SLOWDOWN = "HwThermalSlowdown"
+    HW_POWER_BRAKE_SLOWDOWN = "HwPowerBrakeSlowdown"
 
 
 class Verdict(StrEnum):

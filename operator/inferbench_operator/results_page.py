@@ -224,6 +224,19 @@ def _energy(row: Row) -> float | None:
     return row.energy_joules
 
 
+def _top1(row: Row) -> float | None:
+    return None if row.agreement_basis_points is None else row.agreement_basis_points / 10_000
+
+
+def _relative_l2(row: Row) -> float | None:
+    found = row.compared.relative_l2_parts_per_billion if row.compared is not None else None
+    return None if found is None else found / 1e9
+
+
+def _sm_clock(row: Row) -> float | None:
+    return None if (megahertz := row.middle("sm_clock_mhz")) is None else megahertz * 1e6
+
+
 FAMILIES: Mapping[ResultsDetail, tuple[_Family, ...]] = {
     ResultsDetail.BENCHMARK: (
         _Family(
@@ -329,6 +342,21 @@ FAMILIES: Mapping[ResultsDetail, tuple[_Family, ...]] = {
             "inferbench_cell_energy_joules_per_input",
             "Energy of the whole GPU for one input, back to back, over all rounds; only where the GPU counts it.",
             _each(_energy),
+        ),
+        _Family(
+            "inferbench_cell_relative_l2_ratio",
+            "Norm of the difference to the fp32 reference over the norm of the reference.",
+            _each(_relative_l2),
+        ),
+        _Family(
+            "inferbench_cell_top1_agreement_ratio",
+            "Share of images with the first choice of the fp32 reference; only where it is judged.",
+            _each(_top1),
+        ),
+        _Family(
+            "inferbench_cell_gpu_sm_clock_hertz",
+            "Median clock of the GPU during the timed calls: the middle one of the rounds; only on a GPU.",
+            _each(_sm_clock),
         ),
     ),
 }

@@ -7,20 +7,19 @@ output changes what a number means.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, Final, Self
 
 import numpy as np
 
-from inferbench_contract.accuracy import AccuracyLimits
+from inferbench_contract.accuracy import MIN_EXAMPLES_FOR_TOP1, AccuracyLimits
+from inferbench_runner import photographs
 from inferbench_runner.backends import Arrays
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-MIN_EXAMPLES_FOR_TOP1: Final = 256
-"""Below this an agreement is not judged: one example in a hundred is more than the limits allow (design.md)."""
 
 LARGEST_PARTS_PER_BILLION: Final = 10**15
 """Stands for everything beyond it, infinity too: an error of a million times the signal is all the same garbage."""
@@ -90,6 +89,10 @@ class Accuracy:
     worst_cosine: float = 1.0
     worst_example: int = 0
     """The one with the largest relative L2, counted from 0."""
+    lowest_cosine_example: int = 0
+    """The one with the lowest cosine, which can be another."""
+    are_crops: bool = False
+    """Whether the examples are crops of photographs, which have names."""
     top1_agreement: float | None = None
     """Share of the examples whose highest score is the same class; None where no output is one score for each class."""
     error_ratio: float | None = None
@@ -102,6 +105,15 @@ class Accuracy:
     def relative_l2_parts_per_billion(self) -> int:
         """The relative L2 as results carry it."""
         return round(min(self.relative_l2 * 1e9, LARGEST_PARTS_PER_BILLION))
+
+    @property
+    def worst_cosine_parts_per_million(self) -> int:
+        """The cosine of the worst example as results carry it; what points elsewhere than fp32 is all the same."""
+        return max(0, round(self.worst_cosine * 1e6))
+
+    def called(self, example: int) -> str:
+        """Name an example for people."""
+        return photographs.crop_called(example) if self.are_crops else f"example {example}"
 
     @property
     def error_ratio_milli(self) -> int | None:
@@ -146,18 +158,26 @@ def error_ratio(batches: Sequence[Mapping[str, Excess]]) -> float | None:
 def judge(batches: Sequence[Mapping[str, Differences]]) -> Accuracy:
     """Put the batches together: over all examples, and the worst example of each output."""
     outputs = [Differences.join([batch[name] for batch in batches]) for name in batches[0]]
-    worst = max(outputs, key=lambda output: max(output.each_relative_l2()))
-    errors = worst.each_relative_l2()
+    farthest = max(_by_example(outputs, Differences.each_relative_l2), key=itemgetter(0))
+    lowest = min(_by_example(outputs, Differences.each_cosine), key=itemgetter(0))
     agreements = [float(output.agrees.mean()) for output in outputs if output.agrees is not None]
     return Accuracy(
-        examples=len(np.unique(worst.rows)),
+        examples=len(np.unique(outputs[0].rows)),
         relative_l2=max(output.relative_l2() for output in outputs),
         cosine=min(output.cosine() for output in outputs),
-        worst_relative_l2=max(errors),
-        worst_cosine=min(min(output.each_cosine()) for output in outputs),
-        worst_example=int(worst.rows[errors.index(max(errors))]),
+        worst_relative_l2=farthest[0],
+        worst_cosine=lowest[0],
+        worst_example=farthest[1],
+        lowest_cosine_example=lowest[1],
         top1_agreement=min(agreements, default=None),
     )
+
+
+def _by_example(
+    outputs: Sequence[Differences], measure: Callable[[Differences], Sequence[float]]
+) -> Iterator[tuple[float, int]]:
+    """Yield what is measured of each example of each output, with the example's number."""
+    return (each for output in outputs for each in zip(measure(output), output.rows.tolist(), strict=True))
 
 
 def violation(accuracy: Accuracy, limits: AccuracyLimits, *, gate_top1: bool) -> str | None:
@@ -168,11 +188,13 @@ def violation(accuracy: Accuracy, limits: AccuracyLimits, *, gate_top1: bool) ->
 
 
 def _violations(accuracy: Accuracy, limits: AccuracyLimits, *, gate_top1: bool) -> Iterator[str]:
-    where = f"over {accuracy.examples} examples, the worst is example {accuracy.worst_example}"
+    where = f"over {accuracy.examples} examples, the worst is"
     if accuracy.relative_l2 > limits.max_relative_l2:
-        yield f"Relative L2 error {accuracy.relative_l2:.2g} exceeds {limits.max_relative_l2:.2g} ({where})."
+        worst = accuracy.called(accuracy.worst_example)
+        yield f"Relative L2 error {accuracy.relative_l2:.2g} exceeds {limits.max_relative_l2:.2g} ({where} {worst})."
     if accuracy.worst_cosine < limits.min_cosine:
-        yield f"Cosine {accuracy.worst_cosine:.6f} is below {limits.min_cosine:.6f} ({where})."
+        worst = accuracy.called(accuracy.lowest_cosine_example)
+        yield f"Cosine {accuracy.worst_cosine:.6f} is below {limits.min_cosine:.6f} ({where} {worst})."
     if not gate_top1 or accuracy.top1_agreement is None or accuracy.examples < MIN_EXAMPLES_FOR_TOP1:
         return
     if accuracy.top1_agreement < limits.min_top1_agreement:

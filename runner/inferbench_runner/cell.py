@@ -23,7 +23,7 @@ from inferbench_contract.result import CellResult, cut_in_the_middle
 from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Outcome
 from inferbench_runner import accuracy, backends, circumstances, doubts, gate, guards, lifeline, sinks, stats, stopping
-from inferbench_runner.backends import FellBack, Session, Unsupported
+from inferbench_runner.backends import FellBack, Session, Unsupported, Verifiable
 from inferbench_runner.clocks import HOST_CLOCK
 from inferbench_runner.measure import Measurement, Progress, measure
 from inferbench_runner.process import PROGRESS_FD
@@ -80,13 +80,15 @@ def measure_cell(task: CellTask) -> CellResult:
     measurement = measure(session, _limits(task), lambda progress: _tell_progress(tell, progress))
     when = _when(measurement)
     disturbance = circumstances.difference(before, circumstances.snapshot())
+    if isinstance(session, Verifiable):
+        session.verify()
     if task.samples is not None:
         sinks.write_samples(task.samples, measurement.timed.latencies_ns, measurement.timed.device_ns)
     tell(stage="checking", **when)
     found = gate.check(session, _with_examples(task), full=task.round == 0)
     result = dataclasses.replace(
         numbers(measurement, task.batch_size),
-        doubts=doubts.find(measurement, disturbance),
+        doubts=doubts.find(measurement, disturbance, getattr(session, "notes", {})),
         others_percent=doubts.others_percent(disturbance),
         prepare_ms=None if prepared_ms is None else prepared_ms + measurement.first_call_ns // 1_000_000,
         **_compile_times(session),
@@ -134,11 +136,16 @@ def judged(result: CellResult, found: accuracy.Accuracy, task: CellTask) -> Cell
     """Add what the accuracy gate found, and let it decide the outcome."""
     limits = limits_for(task.precision, task.accuracy)
     violation = accuracy.violation(found, limits, gate_top1=not task.model.has_random_weights)
+    outcome = Outcome.MEASURED if violation is None else Outcome.INACCURATE
+    result = dataclasses.replace(result, outcome=outcome, reason=violation or "")
+    if found.fault is not None:
+        return result  # of NaN, or of outputs of another shape, there is no distance
     return dataclasses.replace(
         result,
-        outcome=Outcome.MEASURED if violation is None else Outcome.INACCURATE,
-        reason=violation or "",
+        compared_examples=found.examples,
         relative_l2_parts_per_billion=found.relative_l2_parts_per_billion,
+        worst_cosine_parts_per_million=found.worst_cosine_parts_per_million,
+        worst_example=found.worst_example if found.worst_relative_l2 else None,
         top1_agreement_basis_points=found.top1_agreement_basis_points,
         error_ratio_milli=found.error_ratio_milli,
     )

@@ -44,8 +44,6 @@ class Disturbance:
     steal_ticks: int = 0
     throttled_periods: int = 0
     throttled_us: int = 0
-    gpu_throttle_reasons: tuple[str, ...] = ()
-    """Why the GPU lowered its clocks meanwhile; from whoever watches the GPU."""
 
     @property
     def taken_ticks(self) -> int:

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, Final
 
 from inferbench_contract.words import Doubt
 from inferbench_runner import stopping
@@ -26,9 +28,17 @@ NEIGHBOUR_SHARE = 0.05
 LAUNCH_BOUND_SHARE = 0.8
 """trtexec warns from here on (TensorRT, samples/common/sampleReporting.cpp)."""
 
+GENERIC_RESOURCE: Final = "builder_resource_ptx"
+"""In the name of the library that TensorRT builds from where it has none for an architecture of its own (`_sm90`)."""
 
-def find(measurement: Measurement, disturbance: Disturbance) -> tuple[Doubt, ...]:
-    """Name the doubts of one cell in one round, in the order in which `Doubt` lists them."""
+
+def find(
+    measurement: Measurement, disturbance: Disturbance, notes: Mapping[str, Any] = MappingProxyType({})
+) -> tuple[Doubt, ...]:
+    """Name the doubts of one cell in one round, in the order in which `Doubt` lists them.
+
+    `notes` are what the session says of how it was made.
+    """
     found = {
         Doubt.UNSETTLED: measurement.warm_up.settling is None,
         Doubt.THROTTLED: is_throttled(disturbance),
@@ -36,13 +46,20 @@ def find(measurement: Measurement, disturbance: Disturbance) -> tuple[Doubt, ...
         Doubt.NOISY_NEIGHBOUR: has_noisy_neighbour(disturbance),
         Doubt.LAUNCH_BOUND: is_launch_bound(measurement),
         Doubt.FEW_SAMPLES: len(measurement.timed.latencies_ns) < stopping.MIN_CALLS,
+        Doubt.GENERIC_KERNELS: has_generic_kernels(notes),
     }
     return tuple(doubt for doubt in Doubt if found.get(doubt))
 
 
+def has_generic_kernels(notes: Mapping[str, Any]) -> bool:
+    """Tell whether TensorRT's builder had its PTX alone to build from, and nothing for this kind of GPU."""
+    resources = str(notes.get("builderResource", "")).split(",")
+    return all(GENERIC_RESOURCE in resource for resource in resources)
+
+
 def is_throttled(disturbance: Disturbance) -> bool:
-    """Tell whether a CPU quota stopped us, or the GPU lowered its clocks for heat or power."""
-    return disturbance.throttled_periods > 0 or disturbance.throttled_us > 0 or bool(disturbance.gpu_throttle_reasons)
+    """Tell whether a CPU quota stopped us. What slowed a GPU down, `guards` tells."""
+    return disturbance.throttled_periods > 0 or disturbance.throttled_us > 0
 
 
 def has_noisy_neighbour(disturbance: Disturbance) -> bool:

@@ -6,7 +6,6 @@ Imports none of the libraries that it names. The host's name is left out: result
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
 import platform
 from collections import Counter
@@ -19,7 +18,8 @@ from typing import Any
 
 from pydantic.alias_generators import to_camel
 
-from inferbench_runner import artifacts, circumstances
+from inferbench_runner import artifacts, circumstances, gpu
+from inferbench_runner.gpu import Card
 
 LIBRARIES = (
     "inferbench",
@@ -73,15 +73,6 @@ class Library:
 
 
 @dataclass(frozen=True, slots=True)
-class Gpu:
-    """A GPU as its driver describes it."""
-
-    name: str
-    memory_bytes: int
-    driver: str
-
-
-@dataclass(frozen=True, slots=True)
 class Environment:
     """A machine and what is installed on it. None where the system does not tell."""
 
@@ -100,26 +91,30 @@ class Environment:
     container: str | None
     python: str
     libraries: tuple[Library, ...]
-    gpus: tuple[Gpu, ...]
+    gpus: tuple[Card, ...]
 
     @property
     def hardware(self) -> str:
         """Name what computes, for people: the GPUs, the processor, and how many of its CPUs may be used."""
-        counted = Counter(gpu.name for gpu in self.gpus)
+        counted = Counter(card.name for card in self.gpus)
         named = [f"{count} x {name}" if count > 1 else name for name, count in counted.items()]
         cpus = "1 CPU" if len(self.affinity) == 1 else f"{len(self.affinity)} CPUs"
         return ", ".join([*named, self.cpu_model, cpus])
 
     @property
     def fingerprint(self) -> str:
-        """Short hash of what must be equal for numbers to be compared. Not in it: which CPUs, kernel, memory, load."""
+        """Short hash of what must be equal for numbers to be compared.
+
+        Not in it: which CPUs, kernel, memory, load; nor the power limit of a GPU, which some drivers move all the time
+        (a notebook shares it with the processor): it stands beside the name of the GPU that a result carries.
+        """
         decisive = {
             "architecture": self.architecture,
             "cpu": [self.cpu_model, self.cpu_flags],
             "cpus": [len(self.affinity), self.quota_milli_cpus, self.governor],
             "python": self.python,
             "libraries": [[library.name, library.version] for library in self.libraries],
-            "gpus": [[gpu.name, gpu.driver] for gpu in self.gpus],
+            "gpus": [[card.name, card.driver, card.ecc, card.mig] for card in self.gpus],
         }
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:FINGERPRINT_DIGITS]
 
@@ -128,7 +123,7 @@ class Environment:
         record = {
             **asdict(self),
             "libraries": {library.name: library.version for library in self.libraries},
-            "gpus": [{to_camel(name): value for name, value in asdict(gpu).items()} for gpu in self.gpus],
+            "gpus": [_shown(card) for card in self.gpus],
             "hardware": self.hardware,
             "fingerprint": self.fingerprint,
         }
@@ -157,7 +152,7 @@ def describe(root: Path = circumstances.ROOT) -> Environment:
         container=_container(root),
         python=platform.python_version(),
         libraries=tuple(installed(LIBRARIES)),
-        gpus=tuple(gpus(nvml())),
+        gpus=tuple(gpu.cards(gpu.nvml())),
     )
 
 
@@ -188,33 +183,9 @@ def makers(modules: Sequence[str], libraries: Iterable[str]) -> dict[str, Any]:
     return {"code": [artifacts.digest(file) for file in files], "versions": versions}
 
 
-def nvml() -> Any | None:
-    """Return NVIDIA's management library; None where its Python package is not installed."""
-    try:
-        return importlib.import_module("pynvml")
-    except ImportError:
-        return None
-
-
-def gpus(library: Any | None) -> Sequence[Gpu]:
-    """Ask NVML for the GPUs; none where there is no NVML, no driver or no device."""
-    if library is None:
-        return ()
-    try:
-        library.nvmlInit()
-    except library.NVMLError:
-        return ()
-    try:
-        driver = library.nvmlSystemGetDriverVersion()
-        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
-        return [
-            Gpu(library.nvmlDeviceGetName(handle), library.nvmlDeviceGetMemoryInfo(handle).total, driver)
-            for handle in handles
-        ]
-    except library.NVMLError:
-        return ()
-    finally:
-        library.nvmlShutdown()
+def _shown(card: Card) -> dict[str, Any]:
+    """Return a GPU as JSON holds it, without what tells it from others of its kind: as with the host's name."""
+    return {name: value for name, value in card.as_dict().items() if name != "uuid"}
 
 
 def _cpu_model(cpuinfo: str) -> str:

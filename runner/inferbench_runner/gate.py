@@ -14,6 +14,7 @@ from inferbench_runner import accuracy, artifacts, exact
 from inferbench_runner.accuracy import Accuracy, Differences, Excess
 from inferbench_runner.backends import Arrays, Session
 from inferbench_runner.clocks import HOST_CLOCK, Clock
+from inferbench_runner.inputs import Input, takes_images
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
@@ -84,7 +85,14 @@ def check(session: Session, task: CellTask, *, full: bool, clock: Clock = HOST_C
         if clock() > deadline and len(found) * task.batch_size >= MIN_EXAMPLES:
             break
     ratio = accuracy.error_ratio([compared.excess for compared in found])
-    return replace(accuracy.judge([compared.differences for compared in found]), error_ratio=ratio)
+    judged = accuracy.judge([compared.differences for compared in found])
+    return replace(judged, error_ratio=ratio, are_crops=_are_images(inputs))
+
+
+def _are_images(folder: Path) -> bool:
+    """Tell whether the examples are crops of photographs, as they are where a model takes images."""
+    first = artifacts.read_rows(folder, np.arange(1))
+    return takes_images([Input(name, array.shape[1:], array.dtype.name) for name, array in first.items()])
 
 
 def _compare(session: Session, examples: Examples, previous: int, start: int) -> Compared | str:

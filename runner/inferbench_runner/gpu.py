@@ -7,6 +7,7 @@ mean is decided in `guards`.
 
 from __future__ import annotations
 
+import importlib
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -14,7 +15,6 @@ from typing import Any, Final, Self
 
 from pydantic.alias_generators import to_camel
 
-from inferbench_runner import environment
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 
 PERIOD_SECONDS: Final = 0.2
@@ -35,6 +35,9 @@ REASONS: Final = {
 
 UUID_KINDS: Final = ("GPU", "MIG")
 """CUDA tells a UUID without saying whether it is that of a card or of a slice of one."""
+
+UNKNOWN: Final = "unknown"
+"""The name of a GPU that does not tell it: it is lost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +86,17 @@ class Card:
         """Return it as JSON holds it."""
         return {to_camel(name): value for name, value in asdict(self).items()}
 
+    @property
+    def in_words(self) -> str:
+        """Name it, with what is set on one card and otherwise on the next and decides how fast it is."""
+        limit = self.power_limit_milliwatts
+        settings = (
+            "" if limit is None else f"{limit / 1000:.0f} W",
+            "ECC off" if self.ecc == "off" else "",
+            {"slice": "MIG slice", "on": "MIG on"}.get(self.mig or "", ""),
+        )
+        return ", ".join(filter(None, (self.name, f"driver {self.driver}", *settings)))
+
 
 class Monitor:
     """An open connection to NVML for one GPU."""
@@ -130,7 +144,7 @@ class Monitor:
         memory, mig = self._ask("nvmlDeviceGetMemoryInfo"), self._ask_card("nvmlDeviceGetMigMode")
         ecc, persistence = self._ask_card("nvmlDeviceGetEccMode"), self._ask_card("nvmlDeviceGetPersistenceMode")
         return Card(
-            name=str(self._ask("nvmlDeviceGetName") or "unknown"),
+            name=str(self._ask("nvmlDeviceGetName") or UNKNOWN),
             uuid=str(self._ask("nvmlDeviceGetUUID") or ""),
             driver=str(library.nvmlSystemGetDriverVersion()),
             memory_bytes=None if memory is None else memory.total,
@@ -205,12 +219,38 @@ class Sampler:
             self._is_over.wait(self._period_seconds)
 
 
+def nvml() -> Any | None:
+    """Return NVIDIA's management library; None where its Python package is not installed."""
+    try:
+        return importlib.import_module("pynvml")
+    except ImportError:
+        return None
+
+
+def cards(library: Any | None) -> Sequence[Card]:
+    """Ask NVML for all GPUs; none where there is no NVML, no driver or no device, or one of them is lost."""
+    if library is None:
+        return ()
+    try:
+        library.nvmlInit()
+    except library.NVMLError:
+        return ()
+    try:
+        handles = [library.nvmlDeviceGetHandleByIndex(index) for index in range(library.nvmlDeviceGetCount())]
+        found = [Monitor(library, handle).card() for handle in handles]
+    except library.NVMLError:
+        return ()
+    finally:
+        library.nvmlShutdown()
+    return found if all(card.name != UNKNOWN for card in found) else ()
+
+
 def open_monitor(uuid: str, library: Any | None = None, clock: Clock = HOST_CLOCK) -> Monitor | None:
     """Return NVML's view of the GPU that CUDA knows by this UUID; None where NVML is not installed or cannot find it.
 
     By UUID, because CUDA and NVML number GPUs each in its own order, and CUDA_VISIBLE_DEVICES changes only CUDA's.
     """
-    library = environment.nvml() if library is None else library
+    library = nvml() if library is None else library
     if library is None:
         return None
     try:

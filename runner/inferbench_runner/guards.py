@@ -5,18 +5,14 @@
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Final, Self
 
-from inferbench_contract.result import CellResult
-from inferbench_contract.words import Doubt, Outcome, Precision
+from inferbench_contract.result import THROTTLE_REASONS, CellResult
+from inferbench_contract.words import Doubt, Outcome, Precision, ThrottleReason
 from inferbench_runner.gpu import Reading
-
-HARMFUL: Final = frozenset(
-    {"SwPowerCap", "HwSlowdown", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown"},
-)
-"""Reasons for low clocks that come and go with heat and power. The others are idleness, or somebody's fixed setting."""
 
 THROTTLED_SHARE: Final = 0.1
 """Of a window's readings. A tenth of the calls, however slow, moves their median by little."""
@@ -153,7 +149,7 @@ class Seen:
 
 
 def judge(result: CellResult, precision: Precision, seen: Seen) -> CellResult:
-    """Add to a cell what was seen of the GPU: doubts and power. Cells without numbers have nothing to be doubted."""
+    """Add to a cell what was seen of the GPU: doubts, power, clock. Without numbers there is nothing to be doubted."""
     if result.outcome not in (Outcome.MEASURED, Outcome.INACCURATE):
         return result
     timed = seen.window.of(seen.readings) if seen.window is not None else ()
@@ -165,7 +161,13 @@ def judge(result: CellResult, precision: Precision, seen: Seen) -> CellResult:
         or is_not_waited_for(result),
     }
     doubts = tuple(doubt for doubt in Doubt if doubt in result.doubts or found.get(doubt))
-    return replace(result, doubts=doubts, power_milliwatts=power_milliwatts(seen))
+    return replace(
+        result,
+        doubts=doubts,
+        power_milliwatts=power_milliwatts(seen),
+        sm_clock_mhz=sm_clock_mhz(timed),
+        throttle_bits=throttle_bits(timed),
+    )
 
 
 def power_milliwatts(seen: Seen) -> int | None:
@@ -174,10 +176,25 @@ def power_milliwatts(seen: Seen) -> int | None:
     return None if used is None else used.power_milliwatts
 
 
-def throttle_reasons(readings: Sequence[Reading]) -> tuple[str, ...]:
-    """Name the reasons for which the clocks were lowered during a share of the readings that matters."""
-    counts = {reason: sum(reason in reading.reasons for reading in readings) for reason in HARMFUL}
-    return tuple(sorted(reason for reason, count in counts.items() if count > THROTTLED_SHARE * len(readings)))
+def throttle_reasons(readings: Sequence[Reading]) -> tuple[ThrottleReason, ...]:
+    """Name the reasons for which the clocks were lowered during a share of the readings that matters.
+
+    Idleness and somebody's fixed setting, the other reasons that NVML knows, are none of them.
+    """
+    counts = {reason: sum(reason in reading.reasons for reading in readings) for reason in ThrottleReason}
+    return tuple(reason for reason, count in counts.items() if count > THROTTLED_SHARE * len(readings))
+
+
+def sm_clock_mhz(timed: Sequence[Reading]) -> int | None:
+    """Return the median clock of the card's multiprocessors; None where it was not read."""
+    told = [reading.sm_mhz for reading in timed if reading.sm_mhz is not None]
+    return statistics.median_high(told) if told else None
+
+
+def throttle_bits(timed: Sequence[Reading]) -> int | None:
+    """Return the reasons for which clocks were lowered as results carry them; None where nothing was read."""
+    reasons = throttle_reasons(timed)
+    return sum(1 << THROTTLE_REASONS.index(reason) for reason in reasons) if timed else None
 
 
 def have_drifted(before: Anchor, after: Anchor) -> bool:

@@ -8,7 +8,6 @@ from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 Photograph = NDArray[np.uint8]
 """Height x width x RGB."""
@@ -83,6 +82,8 @@ def _random_tensor(
 
 def _crop(photograph: Photograph, height: int, width: int, random: np.random.Generator) -> Photograph:
     """Cut a window of the wanted proportions, scale it, mirror every second one."""
+    from PIL import Image
+
     rows, columns = photograph.shape[:2]
     scale = random.uniform(*CROP_SCALES) * min(rows / height, columns / width)
     top, left = random.uniform(0, rows - scale * height), random.uniform(0, columns - scale * width)

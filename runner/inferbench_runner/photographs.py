@@ -32,6 +32,12 @@ and spoilt every quantiser.
 """
 
 
+def crop_called(example: int) -> str:
+    """Name an evaluation example that is an image: its crops take turns over the photographs (`inputs.crops`)."""
+    turn, place = divmod(example, len(EVALUATION))
+    return f"crop {turn + 1} of {Path(EVALUATION[place]).stem}"
+
+
 def read(files: Sequence[str]) -> tuple[Photograph, ...]:
     """Return photographs as height x width x RGB bytes."""
     import numpy as np

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from inferbench_contract.accuracy import MIN_EXAMPLES_FOR_TOP1
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import ModelSpec
 from inferbench_contract.words import Backend, Outcome
 from inferbench_runner import (
-    accuracy,
     artifacts,
     backends,
     environment,
@@ -59,7 +59,7 @@ SHARED: Final = frozenset({Artifact.INPUTS, Artifact.REFERENCE})
 
 REQUIRED: Final = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "PIL")
 
-TRAINED_EXAMPLES: Final = accuracy.MIN_EXAMPLES_FOR_TOP1
+TRAINED_EXAMPLES: Final = MIN_EXAMPLES_FOR_TOP1
 """Where the model is trained and chooses a class: as many as its top-1 agreement is judged by."""
 
 OTHER_EXAMPLES: Final = 32

@@ -114,7 +114,7 @@ def _continued(previous: SweepResult, fresh: SweepResult) -> SweepResult:
 def _hardware(machine: Environment, plan: Plan) -> str:
     """Name what the numbers are of: the GPU, or the processor and how many threads."""
     if plan.work.device is Device.GPU and machine.gpus:
-        return f"{machine.gpus[0].name}, driver {machine.gpus[0].driver}"
+        return machine.gpus[0].in_words
     return f"{machine.cpu_model}, {counted(_threads(plan), 'thread')}"
 
 

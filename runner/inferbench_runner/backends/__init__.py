@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol, cast, runtime_checkable
 
 from inferbench_contract.words import Backend, Device, Precision
 
@@ -35,6 +35,14 @@ class Artifact(StrEnum):
 
 class Unsupported(Exception):
     """The backend cannot do this cell, here or anywhere; the text says why and, where it helps, what to install."""
+
+
+def fixed_batch(name: str, size: int) -> Unsupported:
+    """Return why a graph cannot be measured at another batch size than its own, and both ways out."""
+    return Unsupported(
+        f"FixedBatch: input {name} of the graph takes batches of {size} and no other size. Export the model with a "
+        f"free first dimension (torch.onnx.export: dynamic_shapes), or ask for batchSizes: [{size}]."
+    )
 
 
 class FellBack(Exception):
@@ -71,6 +79,15 @@ class Session(Protocol):
 
     def outputs(self) -> Arrays:
         """Host copies of the outputs of the last inference, floating ones as fp32."""
+        ...
+
+
+@runtime_checkable
+class Verifiable(Protocol):
+    """A session whose model is code, which can change how the library computes."""
+
+    def verify(self) -> None:
+        """Look, after the calls, whether they were computed as was asked. Raises FellBack where they were not."""
         ...
 
 

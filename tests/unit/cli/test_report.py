@@ -14,7 +14,7 @@ from inferbench_contract import doubts, sentences
 from inferbench_contract.words import Doubt, Outcome, Strategy
 from tests.builders import a_benchmark
 from tests.reports import ENVIRONMENT, OUT_OF_MEMORY, many_cells, page_of, resnet50, samples_of, summary_of
-from tests.results import cell, ended, measured, three_backends
+from tests.results import TRAINED, cell, compared, ended, measured, three_backends
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 REFERRING = {"aria-labelledby", "aria-describedby"}
@@ -263,6 +263,53 @@ def test_where_a_gpu_counted_it_the_energy_of_an_input_is_told():
 @every_run
 def test_where_no_gpu_counted_it_nothing_is_said_of_energy(run):
     assert "nergy" not in text_of(run)
+
+
+def test_beside_a_speed_that_is_not_fp32s_stands_what_it_costs():
+    def latency_of(strategy, size, _):
+        is_fp32 = strategy.precision == "fp32"
+        return measured(size, 30 if is_fp32 else QUICK[strategy.backend] / 5, **compared(1 if is_fp32 else 0.97))
+
+    found = page(*three(latency_of, precisions=["fp32", "int8-static"], model=TRAINED))
+
+    assert row_of(found, "onnxruntime/int8-static@1")["vs fp32"] == "top-1 97.0% (L2 3.1%, lowest cosine 0.9981)"
+    assert row_of(found, "onnxruntime/fp32@1")["vs fp32"] == "top-1 100% (L2 3.1%, lowest cosine 0.9981)"
+    assert set(found.column("best", "vs fp32")) == {"top-1 97.0% (L2 3.1%, lowest cosine 0.9981)"}
+    assert report.READING_ACCURACY in found.text["reading"]
+    assert "onnxruntime/int8-static agrees with the fp32 reference on 97.0% of 256 images." in found.text["answer"]
+
+
+@every_run
+def test_where_only_fp32_was_compared_nothing_is_said_of_accuracy(run):
+    assert report.READING_ACCURACY not in Page(text_of(run)).text["reading"]
+    assert report.ACCURACY not in Page(text_of(run)).tables["every"][0]
+
+
+def test_where_a_gpu_was_watched_its_clock_and_why_it_was_low_are_told():
+    def latency_of(strategy, size, _):
+        is_slow = strategy.backend == "onnxruntime"
+        seen = {"sm_clock_mhz": 1_200, "throttle_bits": 0b1, "doubts": (Doubt.THROTTLED,)} if is_slow else {}
+        return measured(size, 10, **seen)
+
+    found = page(*three(latency_of))
+
+    assert row_of(found, "onnxruntime/fp32@1")["SM clock"] == "1,200 MHz"
+    assert row_of(found, "torch-eager/fp32@1")["SM clock"] == NO_NUMBER
+    assert " The GPU's reasons: SwPowerCap. " in found.text["doubts"]
+
+
+def test_how_a_gpu_is_set_up_is_told_in_words_and_units():
+    card = {
+        "name": "NVIDIA H200", "driver": "580.1", "memoryBytes": 140 * 2**30, "powerLimitMilliwatts": 650_500,
+        "smMaxMhz": 1980, "ecc": "on", "mig": None, "computeMode": "default",
+    }  # fmt: skip
+
+    found = page(*resnet50(), environment={**ENVIRONMENT, "gpus": [card]})
+
+    assert dict(found.tables["machine"][1:])["GPUs"] == (
+        "name NVIDIA H200, driver 580.1, memory 140.0 GiB, power limit 650.5 W, highest SM clock 1980 MHz, ECC on, "
+        "compute mode default"
+    )
 
 
 def test_the_answer_comes_first_in_the_sentences_that_the_terminal_prints():

@@ -14,7 +14,7 @@ from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import Summary, summarize
 from inferbench_contract.words import Doubt, Outcome
 from tests.documents import rounds, scripted_benchmark
-from tests.results import cell, ended, measured, results_for
+from tests.results import cell, compared, ended, measured, results_for
 
 PROMISED = (
     "backend,precision,batch_size,outcome,latency_median_ns,latency_low_ns,latency_high_ns,latency_p90_ns,"
@@ -152,6 +152,30 @@ class TestCellsCsv:
         (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
 
         assert (row["power_milliwatts"], row["energy_microjoules_per_input"]) == ("320000", "77500")
+
+    def test_accuracy_is_that_of_the_round_that_compared_most(self):
+        told = (compared(0.97), compared(0.875, compared_examples=8, relative_l2_parts_per_billion=90_000_000))
+
+        (row,) = table_of(
+            summary_of(scripted_benchmark(measurement=rounds(2)), lambda _, __, round_: measured(**told[round_]))
+        )
+
+        assert {name: row[name] for name in compared(1)} == {name: str(value) for name, value in told[0].items()}
+
+    def test_clocks_are_the_middle_and_reasons_for_low_ones_are_counted(self):
+        clocks, bits = (1_980, 1_200), (0b0, 0b1)
+
+        def latency_of(_, __, round_):
+            return measured(sm_clock_mhz=clocks[round_], throttle_bits=bits[round_])
+
+        (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
+
+        assert (row["sm_clock_mhz"], row["throttle_reasons"]) == ("1980", "SwPowerCap:1")
+
+    def test_without_a_gpu_there_are_no_clocks(self):
+        (row,) = table_of(summary_of(scripted_benchmark(), lambda *_: 10))
+
+        assert (row["sm_clock_mhz"], row["throttle_reasons"]) == ("", "")
 
     def test_where_no_gpu_counted_it_there_is_no_energy(self):
         (row,) = table_of(summary_of(scripted_benchmark(), lambda *_: 10))

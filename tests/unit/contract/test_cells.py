@@ -5,15 +5,17 @@ import pytest
 
 from inferbench_contract import cells
 from inferbench_contract import plan as plans
-from inferbench_contract.words import Doubt, Outcome, Strategy, Verdict
+from inferbench_contract.words import Doubt, Outcome, Strategy, ThrottleReason, Verdict
 from tests.results import (
     COMPILED,
     EAGER,
     ONNXRUNTIME,
+    TRAINED,
     a_plan,
     a_result,
     asked,
     cell,
+    compared,
     ended,
     measured,
     results_for,
@@ -174,6 +176,63 @@ def test_doubts_are_counted_and_those_of_half_the_rounds_last():
 
     assert row.doubts == {Doubt.THROTTLED: 1, Doubt.DRIFTED: 2, Doubt.FEW_SAMPLES: 2}
     assert row.lasting_doubts == (Doubt.DRIFTED, Doubt.FEW_SAMPLES)
+
+
+# ---- accuracy and what the GPU did ---------------------------------------------------------------
+
+
+def trained(*rounds):
+    """Return the row of eager at batch 1 of a model that is trained, from what each round told."""
+    plan = plans.expand(three_backends(batch_sizes=[1], model=TRAINED))
+    return table_of(lambda strategy, _size, r: rounds[r] if strategy == EAGER else None, plan).rows[
+        cell("torch-eager/fp32@1")
+    ]
+
+
+def test_how_near_it_stays_is_told_by_the_round_that_compared_most():
+    """The others look at 8 examples, of which one that disagrees would be an eighth."""
+    whole = measured(**compared(0.9961))
+    short = measured(**compared(0.875, compared_examples=8, relative_l2_parts_per_billion=90_000_000))
+
+    row = trained(short, whole, short, short)
+
+    assert row.compared == whole
+    assert row.agreement_basis_points == 9_961
+
+
+def test_of_rounds_that_ended_otherwise_the_one_that_decides_is_told():
+    wrong = ended(Outcome.INACCURATE, **compared(None, compared_examples=8, relative_l2_parts_per_billion=10**9))
+
+    assert trained(measured(**compared(0.99)), measured(), wrong, measured()).compared == wrong
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        pytest.param(measured(), id="nothing was compared"),
+        pytest.param(measured(**compared()), id="no output is one score for each class"),
+        pytest.param(measured(**compared(0.97, compared_examples=255)), id="too few examples for it"),
+    ],
+)
+def test_an_agreement_is_told_only_where_it_is_judged(told):
+    assert trained(told, told, told, told).agreement_basis_points is None
+
+
+def test_random_weights_agree_with_nobody():
+    told = measured(**compared(0.5))
+
+    assert one_strategy(told, told, told, told).agreement_basis_points is None
+
+
+def test_reasons_for_low_clocks_are_counted_by_rounds():
+    row = one_strategy(*(measured(throttle_bits=bits) for bits in (0b1, 0b101, 0, None)))
+
+    assert row.throttle_reasons == {ThrottleReason.SW_POWER_CAP: 2, ThrottleReason.SW_THERMAL_SLOWDOWN: 1}
+
+
+@pytest.mark.parametrize(("clocks", "expected"), [((1980, 1200, 1700, None), 1700), ((None,) * 4, None)])
+def test_of_a_field_the_middle_one_of_the_rounds_is_told(clocks, expected):
+    assert one_strategy(*(measured(sm_clock_mhz=mhz) for mhz in clocks)).middle("sm_clock_mhz") == expected
 
 
 # ---- speedups ------------------------------------------------------------------------------------

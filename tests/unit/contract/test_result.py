@@ -8,12 +8,20 @@ from hypothesis import strategies as st
 from inferbench_contract import result as results
 from inferbench_contract.errors import ResultError
 from inferbench_contract.result import CellResult, SweepResult
-from inferbench_contract.words import Doubt, Outcome
+from inferbench_contract.words import Doubt, Outcome, ThrottleReason
 from tests.results import a_plan, a_result, ended, measured
 
 LARGE = list(range(65_536 - 31, 65_537))
 FULL = a_plan(batch_sizes=LARGE)
 """A plan whose sweeps have 32 cells, the most there are, of the longest batch sizes."""
+
+ACCURACY = {
+    "compared_examples": 256,
+    "relative_l2_parts_per_billion": 31_200_000,
+    "worst_cosine_parts_per_million": 998_123,
+    "worst_example": 12,
+    "top1_agreement_basis_points": 9_921,
+}
 
 PLAN = a_plan(batch_sizes=[1, 8, 32], precisions=["fp32", "fp16"])
 SWEEP = PLAN.sweeps[1]
@@ -21,9 +29,9 @@ RESULT = a_result(
     PLAN,
     SWEEP,
     [
-        measured(1, 2.5, power_milliwatts=312_500),
+        measured(1, 2.5, power_milliwatts=312_500, sm_clock_mhz=1755, throttle_bits=0b101),
         ended(Outcome.CRASHED, 8, "Signal: SIGSEGV"),
-        measured(32, 80, doubts=(Doubt.DRIFTED,)),
+        measured(32, 80, doubts=(Doubt.DRIFTED,), **ACCURACY),
     ],
     hardware="A processor, 4 threads",
     fingerprint="0123456789",
@@ -66,6 +74,24 @@ def test_a_sweep_that_has_nothing_to_say_yet_says_who_it_is():
         PLAN.short_hash.encode()
     )
     assert decoded(results.encode(begun)).result == begun
+
+
+def test_the_reasons_for_low_clocks_are_a_bit_each():
+    (cell, *others) = decoded(results.encode(RESULT)).result.cells
+
+    assert cell.throttle_reasons == (ThrottleReason.SW_POWER_CAP, ThrottleReason.SW_THERMAL_SLOWDOWN)
+    assert {other.throttle_reasons for other in others} == {()}
+
+
+@pytest.mark.parametrize("key", ["ex", "cos", "bad", "clk", "slow"])
+def test_of_a_result_from_before_there_was_a_column_it_is_not_known(key):
+    content = json.loads(results.encode(RESULT))
+    del content["cells"][key]
+    (field,) = (column.field for column in results.COLUMNS if column.key == key)
+
+    found = decoded(json.dumps(content).encode())
+
+    assert found == results.Decoded(replace(RESULT, cells=tuple(replace(c, **{field: None}) for c in RESULT.cells)))
 
 
 def test_it_names_the_cell_in_flight():
@@ -244,15 +270,18 @@ def test_32_cells_of_the_worst_kind_fit(letters, outcome):
 
 
 def test_what_is_spared_of_32_cells_of_the_worst_kind_is_there_of_fewer():
+    """The last column that can be spared goes first, the power last."""
     values = {column.field: widest(column) for column in results.COLUMNS}
     cells = [CellResult(size, Outcome.MEASURED, "", tuple(Doubt), **values) for size in LARGE]
 
-    sent = {count: results.encode(a_result(FULL, 0, cells[:count])) for count in (32, 31, 29)}
+    sent = {count: results.encode(a_result(FULL, 0, cells[:count])) for count in (32, 31, 26, 22)}
     found = {count: decoded(payload, FULL, FULL.sweeps[0]).result.cells for count, payload in sent.items()}
 
-    spared = {c: {(r.power_milliwatts is None, r.error_ratio_milli is None) for r in found[c]} for c in found}
-    assert spared == {32: {(True, True)}, 31: {(False, True)}, 29: {(False, False)}}
-    assert None not in {cell.memory_mib for cell in found[32]}
+    spared = [column.field for column in results.COLUMNS if column.is_spared]
+    kept = {count: [f for f in spared if all(getattr(c, f) is not None for c in found[count])] for count in found}
+    assert all(names == spared[: len(names)] for names in kept.values())
+    assert (kept[32], kept[31], kept[22]) == ([], ["power_milliwatts"], spared)
+    assert {cell.memory_mib is None for cell in found[32]} == {False}
 
 
 def test_numbers_that_can_be_spared_go_before_a_reason_loses_its_words():
@@ -405,7 +434,9 @@ def test_padding_at_the_end_is_no_mistake(padding):
         pytest.param({"o": [0, 5, 8]}, "o is 8", id="an outcome that is none"),
         pytest.param({"o": [0, 5, -1]}, "o is -1", id="an outcome counted from the end"),
         pytest.param({"o": [0, 5, "0"]}, "o is '0'", id="an outcome that is a text"),
-        pytest.param({"d": [0, 0, 128]}, "d is 128", id="a doubt that is none"),
+        pytest.param({"d": [0, 0, 256]}, "d is 256", id="a doubt that is none"),
+        pytest.param({"cos": [None, None, 1_000_001]}, "cos is 1000001", id="a cosine above 1"),
+        pytest.param({"slow": [None, None, 32]}, "slow is 32", id="a reason for low clocks that is none"),
         pytest.param({"m": [1, None, float("nan")]}, "m is nan", id="NaN"),
         pytest.param({"m": [1, None, float("inf")]}, "m is inf", id="Infinity"),
         pytest.param({"m": [1, None, -5]}, "m is -5", id="a negative time"),

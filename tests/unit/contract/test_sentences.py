@@ -7,9 +7,22 @@ from hypothesis import strategies as st
 from inferbench_contract import plan as plans
 from inferbench_contract import sentences
 from inferbench_contract.evidence import Estimate
-from inferbench_contract.summary import summarize
+from inferbench_contract.summary import Spent, summarize
 from inferbench_contract.words import Outcome
-from tests.results import COMPILED, EAGER, ONNXRUNTIME, ended, results_for, three_backends
+from tests.results import (
+    COMPILED,
+    EAGER,
+    ONNXRUNTIME,
+    TRAINED,
+    cell,
+    compared,
+    ended,
+    measured,
+    results_for,
+    three_backends,
+)
+
+RANDOM = {"torchvision": {"name": "resnet50", "weights": "random"}}
 
 WOBBLE = (0.98, 1.02, 1.02, 0.98)
 
@@ -129,6 +142,101 @@ def test_a_wide_interval_is_told_by_its_ends():
     assert told == ["-", "2.00x ±25%", "2.00x (1.25 to 3.20)"]
     assert sentences.short_latency(replace(wide, value=2e6, low=1.25e6, high=3.2e6)) == "2.00 ms (1.25 to 3.20)"
     assert sentences.short_latency(replace(narrow, value=2e6, low=1.6e6, high=2.5e6)) == "2.00 ms ±25%"
+
+
+# ---- accuracy ------------------------------------------------------------------------------------
+
+
+def best_of(fields, model=TRAINED):
+    """Return the answer of a run that ONNX Runtime wins, of whose accuracy this is known."""
+    benchmark = three_backends(model=model)
+    plan = plans.expand(benchmark)
+    won = measured(1, 10, **fields)
+    results = results_for(plan, lambda strategy, *_: won if strategy == ONNXRUNTIME else 30)
+    return summarize(benchmark, plan, results).best[1]
+
+
+@pytest.mark.parametrize(
+    ("fields", "short", "full"),
+    [
+        pytest.param({}, "-", "-", id="nothing was compared"),
+        pytest.param(compared(0.9921), "top-1 99.2%", "top-1 99.2% (L2 3.1%, lowest cosine 0.9981)", id="images"),
+        pytest.param(compared(0.9999), "top-1 99.9%", "top-1 99.9% (L2 3.1%, lowest cosine 0.9981)", id="not all"),
+        pytest.param(compared(1), "top-1 100%", "top-1 100% (L2 3.1%, lowest cosine 0.9981)", id="all"),
+        pytest.param(compared(), "L2 3.1%", "L2 3.1% (lowest cosine 0.9981)", id="no classes"),
+        pytest.param(
+            compared(relative_l2_parts_per_billion=500, worst_cosine_parts_per_million=None),
+            "L2 <0.1%",
+            "L2 <0.1%",
+            id="rounding",
+        ),
+        pytest.param(
+            compared(relative_l2_parts_per_billion=10**11, worst_cosine_parts_per_million=0),
+            "L2 >1000%",
+            "L2 >1000% (lowest cosine 0.0000)",
+            id="garbage",
+        ),
+    ],
+)
+def test_how_near_to_fp32_a_cell_stays_is_said_in_a_word_or_two(fields, short, full):
+    row = best_of(fields).row
+
+    assert (sentences.accuracy(row), sentences.full_accuracy(row)) == (short, full)
+
+
+def test_what_the_winner_lost_is_said_with_its_lead():
+    assert sentences.answer(best_of(compared(0.88))) == (
+        "onnxruntime/fp32 is fastest, 3.00 times (3.00 to 3.00) as fast as torch-eager/fp32, the next. "
+        "onnxruntime/fp32 agrees with the fp32 reference on 88.0% of 256 images."
+    )
+
+
+@pytest.mark.parametrize(
+    ("precision", "examples", "said"),
+    [
+        pytest.param("int8-static", 198, True, id="too slow for enough of them"),
+        pytest.param("int8-static", 256, False, id="enough of them"),
+        pytest.param("fp32", 198, False, id="nothing to lose"),
+    ],
+)
+def test_a_winner_whose_first_choices_were_not_judged_is_told_of(precision, examples, said):
+    best = best_of(compared(1, compared_examples=examples))
+    best = replace(best, row=replace(best.row, cell=cell(f"onnxruntime/{precision}@1")))
+
+    sentence = (
+        f"onnxruntime/{precision} was compared with fp32 on {examples} examples; 256 are needed to judge its top-1 "
+    )
+
+    assert (sentence in sentences.answer(best)) == said
+
+
+@pytest.mark.parametrize(
+    ("fields", "model"),
+    [
+        pytest.param(compared(1), TRAINED, id="it lost nothing"),
+        pytest.param(compared(0.5), RANDOM, id="random weights choose nothing"),
+        pytest.param(compared(), TRAINED, id="it does not choose"),
+    ],
+)
+def test_otherwise_nothing_is_said_of_it(fields, model):
+    assert "agrees" not in sentences.answer(best_of(fields, model))
+
+
+def test_where_the_time_went_is_told_most_of_it_first():
+    found = Spent(preparing=60, warming_up=24, measuring=150, other=66, idle=0)
+
+    assert sentences.spent(found) == (
+        "Took 5 min: 50% measuring, 22% starting, checking and ending processes, 20% loading, converting and "
+        "compiling, 8.0% warming up."
+    )
+    assert sentences.spent(Spent(0, 0, 0, 0, 0)) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"), [(0, "0 s"), (59, "59 s"), (168, "2 min 48 s"), (3_600, "1 h"), (7_385, "2 h 3 min")]
+)
+def test_a_long_time_has_its_two_largest_units(seconds, expected):
+    assert sentences.minutes(seconds) == expected
 
 
 # ---- answers -------------------------------------------------------------------------------------

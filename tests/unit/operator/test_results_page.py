@@ -18,7 +18,18 @@ from inferbench_contract.words import Outcome
 from inferbench_operator.results_page import CHUNK_BYTES, FAMILIES, Published, ResultsPage
 from inferbench_operator.settings import ResultsDetail
 from tests.builders import a_benchmark
-from tests.results import COMPILED, EAGER, ONNXRUNTIME, asked, ended, measured, results_for, three_backends
+from tests.results import (
+    COMPILED,
+    EAGER,
+    ONNXRUNTIME,
+    TRAINED,
+    asked,
+    compared,
+    ended,
+    measured,
+    results_for,
+    three_backends,
+)
 
 STARTED = datetime(2026, 11, 25, 20, 0, tzinfo=UTC)
 COMPLETED = STARTED + timedelta(minutes=5)
@@ -195,6 +206,27 @@ def test_the_energy_of_an_input_is_told_of_cells_where_it_was_counted():
 
     assert samples(page, "cell_energy_joules_per_input") == {("onnxruntime", "fp32", "1"): 0.075}
     assert b"energy" not in a_page(it=finished()).render()
+
+
+def test_how_near_a_cell_stays_to_fp32_is_told_and_its_agreement_where_it_is_judged():
+    def told(strategy, size, _):
+        return measured(size, LATENCY_MS[strategy], **(compared(0.97) if strategy == ONNXRUNTIME else compared()))
+
+    trained, random = (a_page(it=published(three_backends(**model), told)) for model in ({"model": TRAINED}, {}))
+
+    key = ("onnxruntime", "fp32", "1")
+    assert samples(trained, "cell_relative_l2_ratio")[key] == 0.031
+    assert samples(trained, "cell_top1_agreement_ratio") == {key: 0.97}
+    assert len(samples(random, "cell_relative_l2_ratio")) == 3
+    assert samples(random, "cell_top1_agreement_ratio") == {}
+
+
+def test_the_clock_of_a_gpu_is_told_where_it_was_read():
+    page = a_page(
+        it=published(asked(), lambda _, size, round_: measured(size, sm_clock_mhz=(1980, 1200, 1700, 1700)[round_]))
+    )
+
+    assert samples(page, "cell_gpu_sm_clock_hertz") == {("fake", "fp32", "1"): 1.7e9}
 
 
 def test_the_baseline_has_no_speedup():

@@ -115,6 +115,22 @@ class TestMetrics:
         assert found.worst_example == 4
         assert math.isclose(found.worst_cosine, 4 / math.sqrt(3 * 6), rel_tol=1e-9)
 
+    def test_the_lowest_cosine_is_that_of_its_own_example(self):
+        """The second is three times too long and points the same way; the third is turned a little."""
+        reference = np.ones((3, 2), np.float32)
+        outputs = reference * np.array([[1, 1], [3, 3], [1, 1.5]], np.float32)
+
+        found = judged(outputs, reference)
+
+        assert (found.worst_example, found.lowest_cosine_example) == (1, 2)
+        assert math.isclose(found.worst_cosine, 2.5 / math.sqrt(2 * 3.25), rel_tol=1e-6)
+
+    @pytest.mark.parametrize(
+        ("cosine", "carried"), [(1.0, 1_000_000), (0.9981234, 998_123), (0.0, 0), (-0.5, 0), (1 + 1e-16, 1_000_000)]
+    )
+    def test_a_cosine_is_carried_in_millionths_and_never_below_0(self, cosine, carried):
+        assert Accuracy(examples=8, worst_cosine=cosine).worst_cosine_parts_per_million == carried
+
     def test_of_several_outputs_the_worst_counts(self):
         good, bad = np.ones((2, 3), np.float32), np.ones((2, 5), np.float32)
         outputs, reference = {"good": good, "bad": 3 * bad}, {"good": good, "bad": bad}
@@ -196,9 +212,19 @@ class TestViolation:
                 id="too far",
             ),
             pytest.param(
-                Accuracy(8, worst_cosine=0.9, worst_example=3),
+                Accuracy(8, worst_cosine=0.9, worst_example=7, lowest_cosine_example=3),
                 "Cosine 0.900000 is below 0.999000 (over 8 examples, the worst is example 3).",
                 id="another direction",
+            ),
+            pytest.param(
+                Accuracy(256, relative_l2=0.0123, worst_example=12, are_crops=True),
+                "Relative L2 error 0.012 exceeds 0.01 (over 256 examples, the worst is crop 3 of astronaut).",
+                id="too far from an image that has a name",
+            ),
+            pytest.param(
+                Accuracy(256, worst_cosine=0.9, worst_example=12, lowest_cosine_example=11, are_crops=True),
+                "Cosine 0.900000 is below 0.999000 (over 256 examples, the worst is crop 2 of rocket).",
+                id="another direction than that of an image",
             ),
             pytest.param(
                 Accuracy(256, top1_agreement=0.96875),
@@ -231,7 +257,7 @@ class DoublingSession:
 
     def enqueue(self):
         self.clock.advance(self.call_ns)
-        self.seen.append([int(x) for x in self.bound[:, 0]])
+        self.seen.append([int(x) for x in self.bound.reshape(len(self.bound), -1)[:, 0]])
         if self.answer is None or not self.is_stale:
             self.answer = np.float32(self.factor) * self.bound
         if self.changes_inputs:
@@ -308,6 +334,22 @@ class TestGate:
         found = gate.check(session, task, full=True, clock=session.clock)
 
         assert found.examples == 8
+
+    def test_examples_that_are_images_have_names(self, tmp_path):
+        images = {"x": np.zeros((12, 3, 32, 32), np.float32) + np.arange(12, dtype=np.float32)[:, None, None, None]}
+        for name in ("inputs", "reference"):
+            (tmp_path / name).mkdir()
+            artifacts.write_arrays(tmp_path / name, images if name == "inputs" else {"y": 2 * images["x"]})
+        task = Task(4, Artifacts(inputs=tmp_path / "inputs", reference=tmp_path / "reference"))
+
+        found = gate.check(a_session(task), task, full=True)
+
+        assert found.called(7) == "crop 2 of camera"
+
+    def test_other_examples_have_numbers(self, a_task):
+        task = a_task(4, 12)
+
+        assert gate.check(a_session(task), task, full=True).called(7) == "example 7"
 
     def test_an_error_is_measured(self, a_task):
         task = a_task(4, 12)

@@ -59,7 +59,6 @@ def test_fewer_than_30_calls_are_few(calls, expected):
         pytest.param(Disturbance(), False, id="nothing moved"),
         pytest.param(Disturbance(throttled_periods=1), True, id="the CPU quota ran out once"),
         pytest.param(Disturbance(throttled_us=1), True, id="we waited for the CPU quota"),
-        pytest.param(Disturbance(gpu_throttle_reasons=("SwPowerCap",)), True, id="the GPU lowered its clocks"),
     ],
 )
 def test_throttled(disturbance, expected):
@@ -78,6 +77,25 @@ def test_throttled(disturbance, expected):
 )
 def test_noisy_neighbour(disturbance, expected):
     assert doubts.has_noisy_neighbour(disturbance) is expected
+
+
+@pytest.mark.parametrize(
+    ("resource", "expected"),
+    [
+        pytest.param("libnvinfer_builder_resource_ptx.so.11.2.1", True, id="nothing but PTX"),
+        pytest.param(
+            "libnvinfer_builder_resource_ptx.so.11.2.1,libnvinfer_builder_resource_sm90.so.11.2.1",
+            False,
+            id="kernels for this GPU, and PTX besides",
+        ),
+        pytest.param("libnvinfer_builder_resource.so.10.6.0", False, id="an older one that has all in one library"),
+        pytest.param("", False, id="it is not known"),
+    ],
+)
+def test_an_engine_that_was_built_from_ptx_alone_is_doubted(resource, expected):
+    found = doubts.find(a_measurement(), QUIET, {"builderResource": resource})
+
+    assert found == ((Doubt.GENERIC_KERNELS,) if expected else ())
 
 
 def test_what_others_took_is_told_as_a_share_of_the_machine():

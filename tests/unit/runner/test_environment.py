@@ -3,12 +3,12 @@ import platform
 import subprocess
 import sys
 from dataclasses import replace
-from types import SimpleNamespace
 
 import pytest
 
-from inferbench_runner import environment
-from inferbench_runner.environment import Environment, Gpu, Library
+from inferbench_runner import environment, gpu
+from inferbench_runner.environment import Environment, Library
+from tests.fake_cuda import H200_BYTES, FakeNvml
 
 CPUINFO = """processor\t: 0
 model name\t: AMD EPYC 9005
@@ -18,6 +18,12 @@ processor\t: 1
 model name\t: AMD EPYC 9005
 flags\t\t: fpu sse avx512_vnni avx2 hypervisor
 """
+
+
+def a_card(**answers):
+    """The card that a stand-in for NVML describes."""
+    (card,) = gpu.cards(FakeNvml(**answers))
+    return card
 
 
 def an_environment(**differences):
@@ -36,7 +42,7 @@ def an_environment(**differences):
         container="kubernetes",
         python="3.11.7",
         libraries=(Library("torch", "2.15.0"),),
-        gpus=(Gpu("NVIDIA H200", 2**37, "580.1"),),
+        gpus=(a_card(),),
     )
     return replace(machine, **differences)
 
@@ -45,43 +51,6 @@ def write(root, path, text):
     target = root / path
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
-
-
-class Nvml:
-    """NVIDIA's management library as far as we ask it."""
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, names, *, has_driver=True):
-        self.names = names
-        self.has_driver = has_driver
-        self.is_open = False
-
-    def nvmlInit(self):  # noqa: N802 (its name)
-        if not self.has_driver:
-            raise self.NVMLError("Driver Not Loaded")
-        self.is_open = True
-
-    def nvmlShutdown(self):  # noqa: N802 (its name)
-        self.is_open = False
-
-    def nvmlSystemGetDriverVersion(self):  # noqa: N802 (its name)
-        return "580.1"
-
-    def nvmlDeviceGetCount(self):  # noqa: N802 (its name)
-        return len(self.names)
-
-    def nvmlDeviceGetHandleByIndex(self, index):  # noqa: N802 (its name)
-        return index
-
-    def nvmlDeviceGetName(self, handle):  # noqa: N802 (its name)
-        if self.names[handle] is None:
-            raise self.NVMLError("GPU is lost")
-        return self.names[handle]
-
-    def nvmlDeviceGetMemoryInfo(self, handle):  # noqa: N802 (its name)
-        return SimpleNamespace(total=2**37)
 
 
 class TestDescribe:
@@ -170,7 +139,9 @@ class TestFingerprint:
             pytest.param({"governor": "powersave"}, id="another governor"),
             pytest.param({"libraries": (Library("torch", "2.16.0"),)}, id="another version of a library"),
             pytest.param({"libraries": ()}, id="a library fewer"),
-            pytest.param({"gpus": (Gpu("NVIDIA H200", 2**37, "590.1"),)}, id="another driver"),
+            pytest.param({"gpus": (replace(a_card(), driver="590.1"),)}, id="another driver"),
+            pytest.param({"gpus": (a_card(ecc=[0, 0]),)}, id="memory without correction of errors"),
+            pytest.param({"gpus": (a_card(mig=[1, 1]),)}, id="a card that is cut into slices"),
             pytest.param({"gpus": ()}, id="no GPU"),
             pytest.param({"python": "3.12.1"}, id="another Python"),
         ],
@@ -186,6 +157,7 @@ class TestFingerprint:
             pytest.param({"memory_bytes": 1}, id="other memory"),
             pytest.param({"load_average_milli": 9000}, id="other load"),
             pytest.param({"container": None}, id="no container"),
+            pytest.param({"gpus": (a_card(limit_milliwatts=600_000),)}, id="another power limit, which a result tells"),
         ],
     )
     def test_what_leaves_them_comparable_does_not(self, difference):
@@ -202,7 +174,6 @@ def test_the_record_is_json_without_floats():
     record = json.loads(json.dumps(an_environment().as_dict()), parse_float=refuse)
 
     assert record["libraries"] == {"torch": "2.15.0"}
-    assert record["gpus"] == [{"name": "NVIDIA H200", "memoryBytes": 2**37, "driver": "580.1"}]
     assert record["fingerprint"] == an_environment().fingerprint
 
 
@@ -221,28 +192,24 @@ def test_names_are_written_as_in_all_other_json():
     ],
 )
 def test_the_hardware_in_a_few_words(gpus, affinity, expected):
-    machine = an_environment(gpus=tuple(Gpu(name, 1, "580.1") for name in gpus), affinity=affinity)
+    machine = an_environment(gpus=tuple(gpu.cards(FakeNvml(names=gpus))), affinity=affinity)
 
     assert machine.hardware == expected
 
 
-class TestGpus:
-    def test_each_is_named_with_its_driver(self):
-        nvml = Nvml(["NVIDIA H200", "NVIDIA A100"])
+def test_a_gpu_is_told_with_how_it_is_set_up():
+    """With all that makes the same card faster or slower on the next machine, and nothing that says which one it is."""
+    (told,) = an_environment().as_dict()["gpus"]
 
-        found = environment.gpus(nvml)
-
-        assert found == [Gpu("NVIDIA H200", 2**37, "580.1"), Gpu("NVIDIA A100", 2**37, "580.1")]
-        assert not nvml.is_open
-
-    def test_without_the_library_there_are_none(self):
-        assert environment.gpus(None) == ()
-
-    def test_without_a_driver_there_are_none(self):
-        assert environment.gpus(Nvml([], has_driver=False)) == ()
-
-    def test_a_gpu_that_fell_off_the_bus_ends_the_question_not_the_program(self):
-        nvml = Nvml([None])
-
-        assert environment.gpus(nvml) == ()
-        assert not nvml.is_open
+    assert told == {
+        "name": "NVIDIA H200",
+        "driver": "580.159.04",
+        "memoryBytes": H200_BYTES,
+        "powerLimitMilliwatts": 700_000,
+        "smMaxMhz": 1980,
+        "memoryMaxMhz": 3201,
+        "ecc": "on",
+        "persistence": "on",
+        "mig": "off",
+        "computeMode": "default",
+    }

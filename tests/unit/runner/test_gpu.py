@@ -7,6 +7,7 @@ from itertools import count
 
 import pytest
 
+from inferbench_contract import result
 from inferbench_runner import gpu
 from inferbench_runner.gpu import Reading
 from tests.fake_cuda import FakeNvml
@@ -143,3 +144,53 @@ class TestSampler:
             pass
 
         assert "inferbench-gpu" not in {thread.name for thread in threading.enumerate()}
+
+
+class TestCards:
+    def test_each_is_told_with_its_driver_and_its_settings(self):
+        library = FakeNvml(names=["NVIDIA H200", "NVIDIA A100"], ecc=[0, 0])
+
+        found = gpu.cards(library)
+
+        assert [(card.name, card.driver, card.ecc) for card in found] == [
+            ("NVIDIA H200", "580.159.04", "off"),
+            ("NVIDIA A100", "580.159.04", "off"),
+        ]
+        assert not library.is_open
+
+    @pytest.mark.parametrize(
+        "library",
+        [
+            pytest.param(None, id="no NVML"),
+            pytest.param(FakeNvml(has_driver=False), id="no driver"),
+            pytest.param(FakeNvml(names=[]), id="no GPU"),
+            pytest.param(FakeNvml(names=["NVIDIA H200", None]), id="one that fell off the bus"),
+        ],
+    )
+    def test_otherwise_there_are_none_and_the_program_goes_on(self, library):
+        assert list(gpu.cards(library)) == []
+        assert library is None or not library.is_open
+
+    @pytest.mark.parametrize(
+        ("answers", "words"),
+        [
+            pytest.param({}, "NVIDIA H200, driver 580.159.04, 700 W", id="as it is delivered"),
+            pytest.param(
+                {"ecc": None, "mig": None, "limit_milliwatts": None}, "NVIDIA H200, driver 580.159.04", id="old"
+            ),
+            pytest.param(
+                {"ecc": [0, 0], "mig": [1, 1], "limit_milliwatts": 450_000},
+                "NVIDIA H200, driver 580.159.04, 450 W, ECC off, MIG on",
+                id="set otherwise",
+            ),
+        ],
+    )
+    def test_in_words_it_is_named_with_what_decides_how_fast_it_is(self, answers, words):
+        (card,) = gpu.cards(FakeNvml(**answers))
+
+        assert card.in_words == words
+
+    def test_the_words_of_the_longest_name_fit_into_a_result(self):
+        (card,) = gpu.cards(FakeNvml(names=["NVIDIA A100-SXM4-80GB"], ecc=[0, 0], mig=[1, 1]))
+
+        assert len(card.in_words) <= result.MAX_HARDWARE_CHARS

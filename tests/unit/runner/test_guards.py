@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from inferbench_contract.words import Doubt, Outcome, Precision
+from inferbench_contract.words import Doubt, Outcome, Precision, ThrottleReason
 from inferbench_runner import gpu, guards, stopping
 from inferbench_runner.gpu import Reading
 from inferbench_runner.guards import Anchor, Roofline, Seen, Window, Work
@@ -17,6 +17,8 @@ from tests.results import ended, measured
 
 SECOND = 1_000_000_000
 MILLISECOND = 1_000_000
+
+SW_POWER_CAP, HW_THERMAL_SLOWDOWN = ThrottleReason.SW_POWER_CAP, ThrottleReason.HW_THERMAL_SLOWDOWN
 
 H200 = Roofline(
     bandwidth_bytes_per_second=4_300_000_000_000,
@@ -62,6 +64,46 @@ class TestThrottling:
         seen = Seen(readings(*[("HwThermalSlowdown",)] * 5), window=None)
 
         assert guards.judge(measured(), Precision.FP16, seen).doubts == ()
+
+
+class TestClock:
+    WINDOW = Window(SECOND, 2 * SECOND)
+
+    def judged(self, *mhz, reasons=()):
+        """A second of idling, then the readings of the timed calls."""
+        idling = [Reading(at_ns=index, sm_mhz=345, reasons=("GpuIdle",)) for index in range(5)]
+        timed = [Reading(SECOND + index, sm_mhz=each, reasons=reasons) for index, each in enumerate(mhz)]
+        return guards.judge(measured(), Precision.FP16, Seen([*idling, *timed], window=self.WINDOW))
+
+    @pytest.mark.parametrize(
+        ("mhz", "expected"),
+        [
+            pytest.param((1980, 1200, 1755), 1755, id="the median"),
+            pytest.param((1980, 1200), 1980, id="of two a clock that was read"),
+            pytest.param((None, 1200), 1200, id="of those that were read"),
+            pytest.param((None, None), None, id="a card that does not tell"),
+            pytest.param((), None, id="no reading fell into the timed calls"),
+        ],
+    )
+    def test_a_cell_has_the_clock_of_its_timed_calls(self, mhz, expected):
+        assert self.judged(*mhz).sm_clock_mhz == expected
+
+    @pytest.mark.parametrize(
+        ("reasons", "expected"),
+        [
+            pytest.param(("HwThermalSlowdown", "SwPowerCap"), (SW_POWER_CAP, HW_THERMAL_SLOWDOWN), id="heat and power"),
+            pytest.param(("ApplicationsClocksSetting",), (), id="somebody has set the clocks"),
+        ],
+    )
+    def test_a_cell_has_the_reasons_for_which_its_clocks_were_lowered(self, reasons, expected):
+        assert self.judged(1980, 1980, reasons=reasons).throttle_reasons == expected
+
+    def test_where_nothing_was_read_it_is_not_known_whether_they_were(self):
+        assert self.judged().throttle_bits is None
+        assert self.judged(1980).throttle_bits == 0
+
+    def test_every_reason_is_one_that_nvml_gives(self):
+        assert set(ThrottleReason) < set(gpu.REASONS.values())
 
 
 class TestAnchor:

@@ -46,6 +46,17 @@ class TestCrops:
         assert np.array_equal(crops[:5], inputs.crops(evaluation, 5, 40, 56, seed=1))
         assert not np.array_equal(crops, inputs.crops(evaluation, 12, 40, 56, seed=2))
 
+    def test_a_crop_is_called_after_its_photograph(self):
+        """Each photograph has a grey of its own, which its crops have too."""
+        greys = [np.full((64, 64, 3), grey, np.uint8) for grey in range(len(photographs.EVALUATION))]
+        crops = inputs.crops(greys, 13, 32, 32, seed=1)
+
+        called = [photographs.crop_called(example) for example in range(13)]
+
+        files = [photographs.EVALUATION[grey] for grey in crops[:, 0, 0, 0]]
+        assert [name.rpartition(" of ")[2] for name in called] == [file.partition(".")[0] for file in files]
+        assert called[12] == "crop 3 of astronaut"
+
     def test_none_is_flat(self, evaluation):
         crops = inputs.crops(evaluation, 64, 64, 64, seed=1)
 
