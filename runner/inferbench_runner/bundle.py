@@ -48,6 +48,9 @@ SERVED: Final = {"onnxruntime": onnx_models.FILE, "tensorrt": "model.plan"}
 CHECKED_EXAMPLES: Final = 8
 """Kept with their reference answers; a larger batch is filled with them again and again."""
 
+FEWEST_EXAMPLES: Final = 2
+"""So that check.py has something else to feed a batch of one."""
+
 
 class Request(BaseModel):
     """What to hand over, and where."""
@@ -99,13 +102,19 @@ def make(request: Request) -> Mapping[str, Any]:
     _require_free(request.output)
     with _beside(request.output) as folder, tempfile.TemporaryDirectory(prefix="inferbench-") as scratch:
         task, content = _written(plan, cell, request, folder, Path(scratch))
-        _write_programs(content, folder)
-        told = {**_described(task, content), **_checked(task, folder), **request.about}
-        told["files"] = _files(folder)
-        if content.loader in SERVED:
-            _write_repository(f"{request.name}-{task.backend}-{task.precision}", task, content, folder)
-        (folder / DESCRIPTION).write_text(json.dumps(told, indent=1) + "\n")
+        told = complete(task, content, folder, request.name, request.about)
         _move(folder, request.output)
+    return told
+
+
+def complete(task: CellTask, content: Content, folder: Path, name: str, about: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Write what goes with an artefact, and model.json, which has the hash of all the others; return what that says."""
+    _write_programs(content, folder)
+    told = {**_described(task, content), **_checked(task, folder), **about}
+    if content.loader in SERVED:
+        _write_repository(f"{name}-{task.backend}-{task.precision}", task, content, folder)
+    told["files"] = _files(folder)
+    (folder / DESCRIPTION).write_text(json.dumps(told, indent=1) + "\n")
     return told
 
 
@@ -185,7 +194,8 @@ def _onnxruntime(task: CellTask, folder: Path) -> Content:
     from inferbench_runner.backends import onnxruntime
 
     _copy_graph(task, folder)
-    return Content(onnx_models.FILE, "onnxruntime", onnxruntime.settings(task))
+    remarks = list(onnxruntime.remarks(task))
+    return Content(onnx_models.FILE, "onnxruntime", onnxruntime.settings(task), {"remarks": remarks} if remarks else {})
 
 
 def _openvino(task: CellTask, folder: Path) -> Content:
@@ -311,7 +321,8 @@ def _checked(task: CellTask, folder: Path) -> dict[str, Any]:
     read = task.artifacts
     if read.inputs is None or read.reference is None:
         raise ValueError("The task names no inputs or no reference: prepare them first.")
-    rows = np.arange(min(CHECKED_EXAMPLES, task.batch_size, artifacts.example_count(read.inputs)))
+    wanted = max(task.batch_size, FEWEST_EXAMPLES)
+    rows = np.arange(min(CHECKED_EXAMPLES, wanted, artifacts.example_count(read.inputs)))
     inputs, outputs = artifacts.read_rows(read.inputs, rows), artifacts.read_rows(read.reference, rows)
     named = {f"input:{name}": array for name, array in inputs.items()}
     named |= {f"output:{name}": array for name, array in outputs.items()}

@@ -31,6 +31,11 @@ NO_DEVICE: Final = 100
 """CUDA_ERROR_NO_DEVICE of cuInit: a driver without a GPU, or CUDA_VISIBLE_DEVICES hides all of them."""
 
 UUID_BYTES: Final = 16
+NAME_BYTES: Final = 256
+
+CAPABILITY_ATTRIBUTES: Final = (75, 76)
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR."""
+
 NANOSECONDS_PER_MILLISECOND: Final = 1_000_000
 
 Handle = Any
@@ -53,6 +58,8 @@ class Driver:
     """The newest CUDA that it can run, as 1000 * major + 10 * minor."""
     uuid: str
     """Of the first visible GPU or MIG slice. NVML writes `GPU-` or `MIG-` before it, which this call does not tell."""
+    name: str
+    compute_capability: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +114,7 @@ def require_driver(needed: int = CUDA_13, load: Callable[[str], Any] = ctypes.CD
             f"The NVIDIA driver runs CUDA up to {_dotted(version)}, the libraries here need {_dotted(needed)}. Install "
             "a newer driver (for CUDA 12: 535 or newer, for CUDA 13: 580 or newer), or libraries for the older CUDA.",
         )
-    return Driver(version, _first_device(library))
+    return _first_device(library, version)
 
 
 def open_device(runtime: Any = None) -> Device:
@@ -313,17 +320,35 @@ def _driver_version(library: Any) -> int:
     return version.value
 
 
-def _first_device(library: Any) -> str:
-    """Return the UUID of the first GPU that this process may use."""
+def _first_device(library: Any, version: int) -> Driver:
+    """Describe the first GPU that this process may use."""
     _ask_driver(library, "cuInit", 0)
-    count, device, raw = ctypes.c_int(0), ctypes.c_int(0), (ctypes.c_ubyte * UUID_BYTES)()
+    count, device = ctypes.c_int(0), ctypes.c_int(0)
     _ask_driver(library, "cuDeviceGetCount", ctypes.byref(count))
     if count.value == 0:
         raise _no_device("cuDeviceGetCount found none")
     _ask_driver(library, "cuDeviceGet", ctypes.byref(device), 0)
+    major, minor = (_attribute(library, each, device) for each in CAPABILITY_ATTRIBUTES)
+    return Driver(version, _uuid(library, device), _name(library, device), (major, minor))
+
+
+def _uuid(library: Any, device: ctypes.c_int) -> str:
+    raw = (ctypes.c_ubyte * UUID_BYTES)()
     # Version 2 answers with the slice's own UUID where MIG is on, version 1 with its card's.
     _ask_driver(library, "cuDeviceGetUuid_v2", ctypes.byref(raw), device)
     return str(uuid.UUID(bytes=bytes(raw)))
+
+
+def _name(library: Any, device: ctypes.c_int) -> str:
+    text = ctypes.create_string_buffer(NAME_BYTES)
+    _ask_driver(library, "cuDeviceGetName", text, NAME_BYTES, device)
+    return text.value.decode(errors="replace")
+
+
+def _attribute(library: Any, attribute: int, device: ctypes.c_int) -> int:
+    value = ctypes.c_int(0)
+    _ask_driver(library, "cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+    return value.value
 
 
 def _ask_driver(library: Any, call: str, *arguments: Any) -> None:

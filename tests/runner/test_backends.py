@@ -173,6 +173,7 @@ class TestOnnxRuntime:
         [cell] = run(task.model_copy(update={"artifacts": fixed(task, folder, 2)}))
 
         assert cell["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
+        assert cell["unsupported"].endswith("or ask for batchSizes: [2].")
 
 
 @pytest.fixture(scope="module")

@@ -1,9 +1,9 @@
-"""What sessions on a CPU share that read and write arrays of ours: a call has answered when it returns."""
+"""What sessions share that read and write arrays of ours: their types, and on a CPU that a call has answered."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from inferbench_runner.clocks import HOST_CLOCK, Clock
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+BFLOAT16: Final = "bfloat16"
+"""As ml_dtypes, which teaches NumPy the type, calls it."""
 
 
 class HostSession:
@@ -42,6 +45,15 @@ class HostSession:
         return {name: array.copy() for name, array in self._inputs.items()}
 
 
+def type_named(name: str) -> np.dtype[Any]:
+    """Return the type that NumPy, or for bf16 ml_dtypes, has under this name."""
+    if name == BFLOAT16:
+        import ml_dtypes  # noqa: F401 (NumPy knows its types once it is imported)
+
+    return np.dtype(name)
+
+
 def as_answer(array: NDArray[Any]) -> NDArray[Any]:
     """Return a copy of what came out, floats as fp32."""
-    return array.astype(np.float32) if array.dtype.kind == "f" else array.copy()
+    is_floating = array.dtype.kind == "f" or array.dtype.name == BFLOAT16
+    return array.astype(np.float32) if is_floating else array.copy()

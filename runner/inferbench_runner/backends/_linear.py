@@ -28,18 +28,6 @@ PRODUCTS: Final = frozenset({"_int_mm", "_scaled_mm", "out_dtype"})
 """Operators that multiply matrices of 8-bit numbers, by their names in an exported program. The last is how torchao
 writes int8 products for a GPU."""
 
-FP8_CAPABILITY: Final = (8, 9)
-"""Ada and Hopper are the first to multiply 8-bit floats; torchao refuses older GPUs too, with an assertion."""
-
-
-def require_capability(precision: Precision, found: tuple[int, int]) -> None:
-    """Raise Unsupported where a GPU of this compute capability has no kernels for the precision."""
-    if precision is Precision.FP8 and found < FP8_CAPABILITY:
-        wanted, has = (".".join(map(str, capability)) for capability in (FP8_CAPABILITY, found))
-        raise Unsupported(
-            f"NoKernel: fp8 products need compute capability {wanted}, and this GPU has {has}. Use fp16 or bf16."
-        )
-
 
 def operations(module: nn.Module, example: Arrays) -> tuple[Mapping[str, int], int]:
     """Count what each Linear layer of a model on the host does for an example, by name, and what the whole does."""

@@ -1,7 +1,9 @@
 """ONNX Runtime: the CPU provider, or the CUDA provider on a GPU. Its process imports no PyTorch.
 
 Inputs and outputs are bound to memory that is made once. The CUDA session has run on an H100
-(docs/results/2026-11-26-h100.md) at fp32, tf32 and fp16; its CUDA graphs and end-to-end copies with a stand-in only.
+(docs/results/2026-11-26-h100.md) at fp32, tf32 and fp16; bf16, CUDA graphs and end-to-end copies with a stand-in only.
+
+Graphs in halves have halves outside too (`halves` says why): bf16 is bound by its number in ONNX, and read as fp32.
 """
 
 from __future__ import annotations
@@ -9,7 +11,6 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -17,17 +18,20 @@ import numpy as np
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, onnx_models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
-from inferbench_runner.backends._host import HostSession, as_answer
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported, _capability, fixed_batch
+from inferbench_runner.backends._host import BFLOAT16, HostSession, as_answer, type_named
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
 ARTIFACTS = frozenset({Artifact.ONNX, Artifact.INPUTS, Artifact.REFERENCE})
 
 DISTRIBUTIONS: Final = ("onnxruntime-gpu", "onnxruntime")
+
+CPU_PROVIDER: Final = "CPUExecutionProvider"
+CUDA_PROVIDER: Final = "CUDAExecutionProvider"
 
 LEVELS: Final = {
     "disable": "ORT_DISABLE_ALL",
@@ -38,29 +42,48 @@ LEVELS: Final = {
 }
 
 DTYPES: Final = {
-    "tensor(float)": np.float32,
-    "tensor(double)": np.float64,
-    "tensor(float16)": np.float16,
-    "tensor(int8)": np.int8,
-    "tensor(int16)": np.int16,
-    "tensor(int32)": np.int32,
-    "tensor(int64)": np.int64,
-    "tensor(uint8)": np.uint8,
-    "tensor(uint16)": np.uint16,
-    "tensor(uint32)": np.uint32,
-    "tensor(uint64)": np.uint64,
-    "tensor(bool)": np.bool_,
+    "tensor(float)": "float32",
+    "tensor(double)": "float64",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": BFLOAT16,
+    "tensor(int8)": "int8",
+    "tensor(int16)": "int16",
+    "tensor(int32)": "int32",
+    "tensor(int64)": "int64",
+    "tensor(uint8)": "uint8",
+    "tensor(uint16)": "uint16",
+    "tensor(uint32)": "uint32",
+    "tensor(uint64)": "uint64",
+    "tensor(bool)": "bool",
 }
+"""ONNX Runtime's types for inputs and outputs, by the names that NumPy and ml_dtypes have for them."""
+
+BFLOAT16_NUMBER: Final = 16
+"""TensorProto.BFLOAT16. ONNX Runtime takes NumPy's types by themselves, and those that NumPy has not by number."""
+
+NO_CUDA_GRAPH: Final = {"gpu_graph_id": "-1"}
+"""A run that neither records nor replays a CUDA graph."""
+
+NO_WAITING: Final = {"disable_synchronize_execution_providers": "1"}
+
+SHOWN_NODES: Final = 3
+
+WITHOUT_CUDA_GRAPH: Final = (
+    "Measured as a replayed CUDA graph, whose inputs and outputs stay where they are. load.py takes arrays from "
+    "anywhere and runs without one, so that a call may take longer than what was measured."
+)
 
 
-def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001 (the graph brings its precision)
-    """Say that ONNX Runtime is not installed, or only without CUDA."""
+def missing(precision: Precision, device: Device) -> str | None:
+    """Say that the GPU has no such precision, or that ONNX Runtime is not installed, or only without CUDA."""
+    if device is Device.GPU:
+        gpu = cuda.require_driver()
+        if (reason := _capability.missing(precision, gpu.name, gpu.compute_capability)) is not None:
+            return reason
     if importlib.util.find_spec("onnxruntime") is None:
         return "NotInstalled: onnxruntime is not installed. Install it: pip install 'inferbench[runner]'"
-    if device is Device.GPU:
-        cuda.require_driver()
-        if "onnxruntime-gpu" not in versions():
-            return "NotInstalled: this onnxruntime has no CUDA provider. Install it: pip install 'inferbench[gpu]'"
+    if device is Device.GPU and "onnxruntime-gpu" not in versions():
+        return "NotInstalled: this onnxruntime has no CUDA provider. Install it: pip install 'inferbench[gpu]'"
     return None
 
 
@@ -71,12 +94,26 @@ def versions() -> Mapping[str, str]:
 
 def load(task: CellTask) -> Session:
     """Make a session for this batch size and bind the first batch."""
-    if task.artifacts.onnx is None:
-        raise ValueError("The task names no graph: prepare it first.")
+    import onnxruntime
+
     if task.device is Device.GPU:
-        return _load_on_gpu(task, task.artifacts.onnx)
-    session = _session(task, task.artifacts.onnx, settings(task))
+        return load_on_gpu(task, onnxruntime)
+    session = make_session(onnxruntime, task, settings(task))
     return CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
+
+
+def load_on_gpu(task: CellTask, library: Any, open_device: Callable[[], cuda.Device] = cuda.open_device) -> CudaSession:
+    """Do what `load` says with an ONNX Runtime, and a way to a GPU, that are given."""
+    library.preload_dlls()
+    device = open_device()
+    found = device.properties()
+    _capability.require(task.precision, found.name, found.compute_capability)
+    stream = device.stream()
+    session = make_session(library, task, _bound_settings(task, stream))
+    batch = _checked(session, gate.first_batch(task), task.batch_size)
+    options = RunOptions(first=_run_options(library, NO_CUDA_GRAPH), timed=_run_options(library, NO_WAITING))
+    with_copies = task.measurement.contract is Contract.END_TO_END
+    return CudaSession(session, device, stream, batch, options, with_copies=with_copies)
 
 
 class CpuSession(HostSession):
@@ -87,7 +124,7 @@ class CpuSession(HostSession):
         self._session = session
         self._binding = session.io_binding()
         for name, array in batch.items():
-            self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            self._binding.bind_input(name, "cpu", 0, _element(array), array.shape, array.ctypes.data)
         self._outputs = self._bind_outputs()
 
     def enqueue(self) -> None:
@@ -101,9 +138,9 @@ class CpuSession(HostSession):
     def _bind_outputs(self) -> dict[str, NDArray[Any]]:
         """Run once to see what shapes come out, then give each output an array of its own."""
         values = _answers(self._session, self._binding, "cpu")
-        outputs = {name: np.empty(value.shape(), DTYPES[value.data_type()]) for name, value in values.items()}
+        outputs = {name: np.empty(value.shape(), _dtype(value.data_type())) for name, value in values.items()}
         for name, array in outputs.items():
-            self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            self._binding.bind_output(name, "cpu", 0, _element(array), array.shape, array.ctypes.data)
         return outputs
 
 
@@ -115,6 +152,17 @@ class _Tensor:
     host: cuda.Pinned
 
 
+@dataclass(frozen=True, slots=True)
+class RunOptions:
+    """What ONNX Runtime is told with a run."""
+
+    first: Any
+    """With the one that shows what comes out. Its outputs lie where ONNX Runtime put them: a CUDA graph that was
+    recorded then would write there for ever, and never to where the outputs are bound afterwards."""
+    timed: Any
+    """With all others."""
+
+
 class CudaSession:
     """A graph on a stream of our own, with inputs and outputs at fixed addresses on the GPU."""
 
@@ -124,19 +172,19 @@ class CudaSession:
         device: cuda.Device,
         stream: cuda.Stream,
         batch: dict[str, NDArray[Any]],
-        run_options: Any,
+        options: RunOptions,
         *,
         with_copies: bool,
     ) -> None:
-        self._session, self._device, self._stream, self._run_options = session, device, stream, run_options
+        self._session, self._device, self._stream, self._run_options = session, device, stream, options.timed
         self._begin, self._end = device.event(), device.event()
         self._binding = session.io_binding()
         self._inputs = {name: self._tensor(array.shape, array.dtype) for name, array in batch.items()}
         for name, tensor in self._inputs.items():
             self._bind(self._binding.bind_input, name, tensor)
         self.load_batch(batch)
-        shapes = _answers(session, self._binding, "cuda")
-        self._outputs = {name: self._tensor(value.shape(), DTYPES[value.data_type()]) for name, value in shapes.items()}
+        shapes = _answers(session, self._binding, "cuda", options.first)
+        self._outputs = {name: self._tensor(value.shape(), _dtype(value.data_type())) for name, value in shapes.items()}
         for name, tensor in self._outputs.items():
             self._bind(self._binding.bind_output, name, tensor)
         self._copied_in = tuple(self._inputs.values()) if with_copies else ()
@@ -185,13 +233,13 @@ class CudaSession:
             return {name: as_answer(tensor.host.array) for name, tensor in self._outputs.items()}
         return {name: as_answer(array) for name, array in self._read(self._outputs).items()}
 
-    def _tensor(self, shape: Sequence[int], dtype: DTypeLike) -> _Tensor:
-        host = self._device.pinned(tuple(shape), np.dtype(dtype))
+    def _tensor(self, shape: Sequence[int], dtype: np.dtype[Any]) -> _Tensor:
+        host = self._device.pinned(tuple(shape), dtype)
         return _Tensor(self._device.buffer(host.size_bytes), host)
 
     def _bind(self, bind: Callable[..., None], name: str, tensor: _Tensor) -> None:
         array = tensor.host.array
-        bind(name, "cuda", 0, array.dtype.type, array.shape, tensor.device.address)
+        bind(name, "cuda", 0, _element(array), array.shape, tensor.device.address)
 
     def _read(self, tensors: Mapping[str, _Tensor]) -> dict[str, NDArray[Any]]:
         for tensor in tensors.values():
@@ -200,32 +248,12 @@ class CudaSession:
         return {name: tensor.host.array for name, tensor in tensors.items()}
 
 
-def _load_on_gpu(task: CellTask, file: Path) -> Session:
-    import onnxruntime
-
-    onnxruntime.preload_dlls()
-    device = cuda.open_device()
-    stream = device.stream()
-    chosen = settings(task)
-    own_stream = {"user_compute_stream": str(stream.address)}
-    session = _session(task, file, {**chosen, "providerOptions": {**chosen["providerOptions"], **own_stream}})
-    run_options = onnxruntime.RunOptions()
-    run_options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-    batch = _checked(session, gate.first_batch(task), task.batch_size)
-    with_copies = task.measurement.contract is Contract.END_TO_END
-    return CudaSession(session, device, stream, batch, run_options, with_copies=with_copies)
-
-
 def settings(task: CellTask) -> dict[str, Any]:
     """Return what a session is told, as JSON holds it: whoever runs the graph elsewhere tells it the same."""
     on_gpu = task.device is Device.GPU
-    for_cuda = {
-        "device_id": "0",
-        "use_tf32": str(int(task.precision is Precision.TF32)),
-        "enable_cuda_graph": str(int(bool(task.options.get("cudaGraph", False)))),
-    }
+    for_cuda = {"device_id": "0", "use_tf32": str(int(task.precision is Precision.TF32))}
     return {
-        "provider": "CUDAExecutionProvider" if on_gpu else "CPUExecutionProvider",
+        "provider": CUDA_PROVIDER if on_gpu else CPU_PROVIDER,
         "providerOptions": for_cuda if on_gpu else {},
         "threads": task.threads,
         "interOpThreads": int(task.options.get("interOpThreads", 1)),
@@ -233,23 +261,62 @@ def settings(task: CellTask) -> dict[str, Any]:
     }
 
 
-def _session(task: CellTask, file: Path, told: Mapping[str, Any]) -> Any:
-    """Make a session that runs on the provider it is told and on no other."""
-    import onnxruntime
+def remarks(task: CellTask) -> Sequence[str]:
+    """Return what whoever runs the graph with these settings must know of what was measured."""
+    return (WITHOUT_CUDA_GRAPH,) if _is_replayed(task) else ()
 
-    options, name = onnxruntime.SessionOptions(), told["provider"]
+
+def _bound_settings(task: CellTask, stream: cuda.Stream) -> dict[str, Any]:
+    """Add what only a session is told whose stream, inputs and outputs are ours and stay where they are."""
+    told = settings(task)
+    ours = {"user_compute_stream": str(stream.address), "enable_cuda_graph": str(int(_is_replayed(task)))}
+    return {**told, "providerOptions": {**told["providerOptions"], **ours}}
+
+
+def _is_replayed(task: CellTask) -> bool:
+    return task.device is Device.GPU and bool(task.options.get("cudaGraph", False))
+
+
+def make_session(library: Any, task: CellTask, told: Mapping[str, Any]) -> Any:
+    """Make a session that runs all of the graph on the provider that it is told. Raises FellBack where it does not."""
+    if task.artifacts.onnx is None:
+        raise ValueError("The task names no graph: prepare it first.")
+    options, name = library.SessionOptions(), told["provider"]
     options.intra_op_num_threads = told["threads"]
     options.inter_op_num_threads = told["interOpThreads"]
     if options.inter_op_num_threads > 1:
-        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, told["graphOptimizationLevel"])
+        options.execution_mode = library.ExecutionMode.ORT_PARALLEL
+    options.graph_optimization_level = getattr(library.GraphOptimizationLevel, told["graphOptimizationLevel"])
     options.add_free_dimension_override_by_name(onnx_models.BATCH, task.batch_size)
-    if name != "CPUExecutionProvider":
+    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
+    if name != CPU_PROVIDER:
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = onnxruntime.InferenceSession(str(file), options, providers=[(name, told["providerOptions"])])
+    session = library.InferenceSession(str(task.artifacts.onnx), options, providers=[(name, told["providerOptions"])])
     if session.get_providers()[0] != name:
         raise FellBack(f"Provider: {name} was asked for, and ONNX Runtime took {session.get_providers()[0]}")
+    require_placement(session, name)
     return session
+
+
+def require_placement(session: Any, provider: str) -> None:
+    """Raise FellBack where a node stands on another provider. Versions that cannot tell are believed."""
+    if not hasattr(session, "get_provider_graph_assignment_info"):
+        return
+    parts = session.get_provider_graph_assignment_info()
+    placed = [(node, part.ep_name) for part in parts for node in part.get_nodes()]
+    strange = [f"{node.op_type} node {node.name!r} on {place}" for node, place in placed if place != provider]
+    if strange:
+        raise FellBack(
+            f"Provider: {provider} was asked for, and ONNX Runtime put {len(strange)} of {len(placed)} nodes on "
+            f"another: {', '.join(strange[:SHOWN_NODES])}"
+        )
+
+
+def _run_options(library: Any, entries: Mapping[str, str]) -> Any:
+    options = library.RunOptions()
+    for key, value in entries.items():
+        options.add_run_config_entry(key, value)
+    return options
 
 
 def _checked(session: Any, batch: Arrays, batch_size: int) -> dict[str, NDArray[Any]]:
@@ -258,17 +325,26 @@ def _checked(session: Any, batch: Arrays, batch_size: int) -> dict[str, NDArray[
     for tensor in session.get_inputs():
         size = tensor.shape[0]
         if isinstance(size, int) and size != batch_size:
-            raise Unsupported(
-                f"FixedBatch: input {tensor.name} of the graph takes batches of {size} and no other size."
-            )
-        checked[tensor.name] = np.ascontiguousarray(batch[tensor.name], DTYPES[tensor.type])
+            raise fixed_batch(tensor.name, size)
+        checked[tensor.name] = np.ascontiguousarray(batch[tensor.name], _dtype(tensor.type))
     return checked
 
 
-def _answers(session: Any, binding: Any, device: str) -> dict[str, Any]:
+def _answers(session: Any, binding: Any, device: str, options: Any = None) -> dict[str, Any]:
     """Run once with outputs that ONNX Runtime allocates, to see their shapes and types."""
     names = [output.name for output in session.get_outputs()]
     for name in names:
         binding.bind_output(name, device)
-    session.run_with_iobinding(binding)
+    session.run_with_iobinding(binding, options)
     return dict(zip(names, binding.get_outputs(), strict=True))
+
+
+def _dtype(kind: str) -> np.dtype[Any]:
+    if kind not in DTYPES:
+        raise Unsupported(f"TensorType: inputs and outputs of the type {kind} cannot be bound.")
+    return type_named(DTYPES[kind])
+
+
+def _element(array: NDArray[Any]) -> Any:
+    """Return the type of an array as ONNX Runtime is told it."""
+    return BFLOAT16_NUMBER if array.dtype.name == BFLOAT16 else array.dtype.type

@@ -17,7 +17,7 @@ import numpy as np
 
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import environment, gate, privacy
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, fixed_batch
 from inferbench_runner.backends._host import HostSession, as_answer
 from inferbench_runner.task import CellTask
 
@@ -170,9 +170,7 @@ def _shape(port: Any, batch_size: int) -> list[int]:
     """Return an input's shape with the batch size in it. Raises Unsupported where the graph has another one."""
     first, *rest = port.get_partial_shape()
     if first.is_static and first.get_length() != batch_size:
-        raise Unsupported(
-            f"FixedBatch: input {port.any_name} of the graph takes batches of {first.get_length()} and no other size."
-        )
+        raise fixed_batch(port.any_name, first.get_length())
     return [batch_size, *(size.get_length() for size in rest)]
 
 

@@ -28,10 +28,10 @@ def absent(name):
 
 
 class TestRequireDriver:
-    def test_it_names_the_first_gpu_as_nvml_does(self):
-        found = cuda.require_driver(load=FakeDriver())
+    def test_it_describes_the_first_gpu_whose_uuid_nvml_knows_too(self):
+        found = cuda.require_driver(load=FakeDriver(name=b"Tesla T4", capability=(7, 5)))
 
-        assert found == cuda.Driver(13_000, "00010203-0405-0607-0809-0a0b0c0d0e0f")
+        assert found == cuda.Driver(13_000, "00010203-0405-0607-0809-0a0b0c0d0e0f", "Tesla T4", (7, 5))
 
     @pytest.mark.parametrize(
         ("driver", "words"),

@@ -1,68 +1,34 @@
-"""ONNX Runtime's session on a GPU, over the stand-ins for CUDA and for ONNX Runtime: no GPU has run it yet."""
+"""ONNX Runtime's session on a GPU, over the stand-ins for CUDA and for ONNX Runtime: no GPU is here.
+
+What a session is told while it is made stands in tests/runner/test_onnxruntime.py, with the real library's options.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from inferbench_runner import cuda
-from inferbench_runner.backends.onnxruntime import CudaSession
+from inferbench_runner.backends.onnxruntime import NO_CUDA_GRAPH, NO_WAITING, CudaSession, RunOptions
 from tests.fake_cuda import FakeCuda
+from tests.fake_onnxruntime import CALL_NS, FakeSession
 
-CALL_NS = 70_000
 BATCH = np.array([[1, 2, 3], [4, 5, 6]], np.float32)
 
 
-class FakeBinding:
-    """Remembers what is bound where, as ONNX Runtime's IO binding does."""
-
-    def __init__(self):
-        self.bound: dict[str, tuple[int, tuple[int, ...]]] = {}
-        self.allocated: list[object] = []
-
-    def bind_input(self, name, device, device_id, dtype, shape, address):
-        assert (device, device_id, dtype) == ("cuda", 0, np.float32)
-        self.bound[name] = (address, shape)
-
-    def bind_output(self, name, device, device_id=0, dtype=None, shape=None, address=None):
-        if address is None:
-            self.allocated = [SimpleNamespace(shape=lambda: [2, 3], data_type=lambda: "tensor(float)")]
-        else:
-            self.bind_input(name, device, device_id, dtype, shape, address)
-
-    def get_outputs(self):
-        return self.allocated
-
-
 @dataclass
-class FakeSession:
-    """A graph that doubles its input, on the stream that it was told."""
+class Told:
+    """The options of a run, as the library keeps them."""
 
-    gpu: FakeCuda
-    stream: cuda.Stream
-    bindings: list[FakeBinding] = field(default_factory=list)
-    run_options: list[object] = field(default_factory=list)
+    entries: dict[str, str] = field(default_factory=dict)
 
-    def io_binding(self):
-        self.bindings.append(FakeBinding())
-        return self.bindings[-1]
+    def get_run_config_entry(self, key):
+        return self.entries.get(key)
 
-    def get_outputs(self):
-        return [SimpleNamespace(name="y")]
 
-    def run_with_iobinding(self, binding, run_options=None):
-        self.run_options.append(run_options)
-        if "y" in binding.bound:
-            (source, shape), (target, _) = binding.bound["x"], binding.bound["y"]
-            work = self.gpu.run("graph", CALL_NS, lambda: self._double(source, target, shape))
-            self.gpu.stream_at(self.stream.address).add(work)
-
-    def _double(self, source, target, shape):
-        numbers = np.frombuffer(self.gpu.read(source, 4 * int(np.prod(shape))), np.float32)
-        self.gpu.write(target, (2 * numbers).tobytes())
+FIRST, TIMED = Told(NO_CUDA_GRAPH), Told(NO_WAITING)
 
 
 @pytest.fixture
@@ -70,11 +36,11 @@ def gpu():
     return FakeCuda()
 
 
-def a_session(gpu: FakeCuda, *, with_copies: bool) -> tuple[CudaSession, FakeSession]:
+def a_session(gpu: FakeCuda, *, with_copies: bool = False, first: Told = FIRST, **graph):
     device = cuda.open_device(gpu)
     stream = device.stream()
-    graph = FakeSession(gpu, stream)
-    return CudaSession(graph, device, stream, {"x": BATCH}, "no waiting", with_copies=with_copies), graph
+    made = FakeSession(gpu, stream.address, **graph)
+    return CudaSession(made, device, stream, {"x": BATCH}, RunOptions(first, TIMED), with_copies=with_copies), made
 
 
 @pytest.mark.parametrize(
@@ -95,15 +61,16 @@ def test_a_call_does_what_its_contract_says_and_waits_for_nothing(gpu, with_copi
 
     assert gpu.done == []
     assert "cudaStreamSynchronize" not in gpu.calls
-    assert graph.run_options[-1] == "no waiting"
+    assert graph.run_options == [FIRST, TIMED]
     session.synchronize()
     assert gpu.done == done
     assert session.device_time_ns() == CALL_NS + 1_000 * (len(done) - 1)
 
 
-@pytest.mark.parametrize("with_copies", [False, True])
-def test_batches_go_to_the_addresses_that_stay(gpu, with_copies):
-    session, graph = a_session(gpu, with_copies=with_copies)
+@pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
+@pytest.mark.parametrize("with_copies", [False, True], ids=["device-resident", "end-to-end"])
+def test_batches_go_to_the_addresses_that_stay(gpu, with_copies, with_graph):
+    session, graph = a_session(gpu, with_copies=with_copies, records=with_graph)
     bound = dict(graph.bindings[0].bound)
 
     session.enqueue()
@@ -116,3 +83,26 @@ def test_batches_go_to_the_addresses_that_stay(gpu, with_copies):
     assert np.array_equal(session.outputs()["y"], -2 * BATCH)
     assert np.array_equal(session.inputs()["x"], -BATCH)
     assert graph.bindings[0].bound == bound
+
+
+def test_a_graph_that_was_recorded_before_the_outputs_were_bound_writes_elsewhere_for_ever(gpu):
+    """Why the run that shows what comes out must not be recorded."""
+    session, _ = a_session(gpu, first=Told(), records=True)
+
+    session.enqueue()
+
+    assert not np.array_equal(session.outputs()["y"], 2 * BATCH)
+
+
+def test_bf16_is_bound_by_its_number_and_answers_come_as_fp32(gpu):
+    dtype = np.dtype("bfloat16")
+    device = cuda.open_device(gpu)
+    stream = device.stream()
+    graph = FakeSession(gpu, stream.address, kind="tensor(bfloat16)")
+    session = CudaSession(graph, device, stream, {"x": BATCH.astype(dtype)}, RunOptions(FIRST, TIMED), with_copies=True)
+
+    session.enqueue()
+
+    assert session.inputs()["x"].dtype == dtype
+    assert session.outputs()["y"].dtype == np.float32
+    assert np.array_equal(session.outputs()["y"], 2 * BATCH)
