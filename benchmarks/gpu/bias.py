@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from inferbench_runner import artifacts, backends, measure, stopping
+from inferbench_runner import backends, measure, stopping
 from inferbench_runner.backends import Session
 from inferbench_runner.task import CellTask
 
@@ -80,6 +80,11 @@ def compare(session: Session, seconds: float) -> dict[str, Any]:
     }
 
 
+def loops_seconds(seconds: float) -> float:
+    """Return how long `compare` takes, where the bare loops take so many seconds together."""
+    return min(seconds, WARM_SECONDS) + 2 * seconds
+
+
 def others(session: Session, task: CellTask) -> dict[str, Any]:
     """Return what TensorRT's profiler and trtexec say of the same engine, as far as they are here."""
     told: dict[str, Any] = {}
@@ -102,17 +107,6 @@ def read_trtexec(text: str) -> int | None:
     """Read the median of its GPU Compute Time; None where it says none."""
     found = TRTEXEC_MEDIAN.search(text)
     return round(float(found[1]) * 1_000_000) if found else None
-
-
-def with_examples(task: CellTask) -> CellTask:
-    """Add the examples that the fake backend brings along, as a cell does."""
-    if task.artifacts.inputs is not None or task.backend != "fake":
-        return task
-    from inferbench_runner.backends import fake
-
-    folder = Path(artifacts.default_folder({"HOME": str(task.result.parent)}))
-    folder.mkdir(parents=True, exist_ok=True)
-    return task.model_copy(update={"artifacts": fake.write_examples(folder)})
 
 
 def main(task_file: str, seconds: str, answer_file: str) -> None:

@@ -19,10 +19,10 @@ import yaml
 
 from inferbench_contract import document, result
 from inferbench_contract import plan as plans
-from inferbench_contract.plan import Plan
 from inferbench_contract.words import Backend, Outcome, Precision, Strategy
 
-PROGRAM = Path(sys.executable).with_name("inferbench")
+PROGRAM = (sys.executable, "-P", "-m", "inferbench_cli")
+"""As a module: where it came in a kit there is no script of that name."""
 
 GRACE_SECONDS = 90
 """A run that is interrupted ends its processes and writes its files."""
@@ -42,14 +42,19 @@ SCRIPT = {
     "callMicroseconds": 2_000,
     "itemMicroseconds": 20,
     "speedups": {"tf32": "1.2x", "fp16": "1.9x", "bf16": "1.5x", "int8-dynamic": "2.1x", "int8-static": "3x"},
-    "realTime": True,
 }
+
+SIDES = ("faster", "than", "equal", "to")
+"""What in an expectation names a strategy."""
 
 CELL_SECONDS = {"torch-compile": 24.0, "torch": 13.0, "onnxruntime": 5.0, "tensorrt": 5.0, "fake": 0.6}
 """What a cell takes beside warm-up and measuring, by the first name that fits. Seen beside other work on an H100 with
 16 CPUs (docs/results/2026-11-26-h100.md); TensorRT's is assumed."""
 COLD_SECONDS = {"torch-compile": 5.0, "torch-compile-max-autotune": 280.0, "torch-aot-inductor": 60.0, "tensorrt": 40.0}
-"""What the first round of a cell takes more, to compile or build. Two were seen there, the last two are assumed."""
+"""What the first cell takes more that finds nothing in the cache, to compile or build. Two were seen there, the others
+are assumed."""
+MODEL_SECONDS = {"resnet50": 60.0, "vit_b_16": 120.0}
+"""Preparing a model, and converting its graph to every precision: assumed, from half of that on two CPUs."""
 
 
 class OutOfTime(Exception):
@@ -112,7 +117,7 @@ def write(asked: Asked, name: str, spec: Mapping[str, Any], model: str | None = 
 def run(asked: Asked, file: Path) -> Path:
     """Run a benchmark with the program that users run. Raises OutOfTime when the minutes are over before it."""
     folder = asked.out / file.stem
-    arguments = [str(PROGRAM), "run", str(file), "--output", str(folder)]
+    arguments = [*PROGRAM, "run", str(file), "--output", str(folder)]
     with subprocess.Popen(arguments, stdin=subprocess.DEVNULL, start_new_session=True) as program:
         try:
             status = program.wait(max(0.0, asked.deadline - time.monotonic()))
@@ -150,13 +155,48 @@ def round_medians(folder: Path) -> dict[str, list[int]]:
     return {key: [median for _, median in sorted(rounds)] for key, rounds in found.items()}
 
 
-def minutes(file: Path) -> float:
-    """Estimate how long a run takes; the assumptions stand above."""
+def warm_share(folder: Path) -> float | None:
+    """Return the per cent of time that was spent measuring in sweeps that compiled nothing; None where there are none.
+
+    Sweeps count that measured something, after the first round.
+    """
+    plan = plans.load((folder / "plan.json").read_text(), "plan.json")
+    whole = measuring = 0
+    for sweep in plan.sweeps:
+        file = folder / f"results/{sweep.index}.json"
+        if sweep.round == 0 or not file.exists():
+            continue
+        done = result.decode(file.read_bytes(), plan, sweep).result
+        measured = [cell for cell in done.cells if cell.measure_ms]
+        if measured and not any(cell.compile_was_cold for cell in measured):
+            whole += (done.finished_ms or 0) - (done.started_ms or 0)
+            measuring += sum(cell.measure_ms or 0 for cell in measured)
+    return 100 * measuring / whole if whole > 0 else None
+
+
+def seconds(file: Path, seen: set[str], timed_seconds: float | None = None) -> float:
+    """Estimate how long a run takes; the assumptions stand above.
+
+    `seen` is what earlier runs have prepared, compiled and built, to which this run adds. `timed_seconds` is what a
+    cell's calls take; by default what its measurement does.
+    """
     plan = plans.expand(document.read(file))
-    return (
-        sum(_seconds(plan, str(sweep.strategy.backend), sweep.round) * len(sweep.batch_sizes) for sweep in plan.sweeps)
-        / 60
-    )
+    model, measurement = plan.work.model.torchvision.name, plan.work.measurement
+    usual = measurement.max_seconds_per_cell + measurement.warmup_max_seconds / 2
+    timed = usual if timed_seconds is None else timed_seconds
+    made = MODEL_SECONDS.get(model, 0.0) * _is_new(model, seen)
+    for sweep in plan.sweeps:
+        backend = str(sweep.strategy.backend)
+        options = plan.work.backend_options.get(sweep.strategy.backend, {})
+        for cell in sweep.cells:
+            is_cold = backend in COLD_SECONDS and _is_new(f"{model} {cell} {dict(options)}", seen)
+            made += timed + beside(backend) + is_cold * COLD_SECONDS.get(backend, 0.0)
+    return made
+
+
+def beside(backend: str) -> float:
+    """Return the seconds that a cell of a backend takes beside warm-up and measuring."""
+    return next(seconds for name, seconds in CELL_SECONDS.items() if backend.startswith(name))
 
 
 def quantile(values: Sequence[float], share: float) -> float:
@@ -165,11 +205,11 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[max(0, math.ceil(share * len(ordered)) - 1)] if ordered else math.nan
 
 
-def _seconds(plan: Plan, backend: str, round_: int) -> float:
-    measurement = plan.work.measurement
-    timed = measurement.max_seconds_per_cell + measurement.warmup_max_seconds / 2
-    beside = next(seconds for name, seconds in CELL_SECONDS.items() if backend.startswith(name))
-    return timed + beside + (COLD_SECONDS.get(backend, 0.0) if round_ == 0 else 0.0)
+def _is_new(what: str, seen: set[str]) -> bool:
+    """Tell whether something was not seen before; now it was."""
+    is_new = what not in seen
+    seen.add(what)
+    return is_new
 
 
 def _interrupt(program: subprocess.Popen[bytes]) -> None:
@@ -191,7 +231,7 @@ def _narrowed(spec: Mapping[str, Any], backends: Sequence[str]) -> dict[str, Any
     excluded = [each for each in spec.get("exclude", ()) if each["backend"] in kept]
     spare = {(each["backend"], each["precision"]) for each in excluded}
     left = {f"{b}/{p}" for b in kept for p in spec["precisions"] if (b, p) not in spare}
-    expected = [each for each in spec.get("expectations", ()) if _strategies(each) <= left]
+    expected = [each for each in spec.get("expectations", ()) if strategies(each) <= left]
     first = min(left, key=lambda text: Strategy.parse(text).simplicity)
     backend, precision = first.split("/")
     changed = {"backends": kept, "exclude": excluded, "expectations": expected}
@@ -204,7 +244,8 @@ def _played(spec: Mapping[str, Any]) -> dict[str, Any]:
     asked = [f"{backend}/{precision}" for backend in spec["backends"] for precision in spec["precisions"]]
     spare = {f"{each['backend']}/{each['precision']}" for each in spec.get("exclude", ())}
     parts = [text for text in asked if text in PLAYED and text not in spare] or ["torch-eager/fp32"]
-    expected = [_renamed(each) for each in spec.get("expectations", ()) if _strategies(each) <= set(parts)]
+    names = {text: f"fake/{player}" for text, player in PLAYED.items()}
+    expected = [renamed(each, names) for each in spec.get("expectations", ()) if strategies(each) <= set(parts)]
     changed = {
         "backends": ["fake"],
         "precisions": [PLAYED[text] for text in parts],
@@ -216,20 +257,20 @@ def _played(spec: Mapping[str, Any]) -> dict[str, Any]:
     return {**spec, **changed}
 
 
-def _strategies(expectation: Mapping[str, Any]) -> set[str]:
+def strategies(expectation: Mapping[str, Any]) -> set[str]:
     """Return the strategies that an expectation speaks of."""
     inner = expectation.get("byMoreThan") or {}
-    texts = [each.get(key) for each in (expectation, inner) for key in ("faster", "than", "equal", "to")]
+    texts = [each.get(key) for each in (expectation, inner) for key in SIDES]
     return {text.partition("@")[0] for text in texts if text}
 
 
-def _renamed(expectation: Mapping[str, Any]) -> dict[str, Any]:
-    """Put the players' names into an expectation."""
-    renamed = dict(expectation)
-    for key in ("faster", "than", "equal", "to"):
-        if key in renamed:
-            strategy, at, batch = renamed[key].partition("@")
-            renamed[key] = f"fake/{PLAYED[strategy]}{at}{batch}"
-    if "byMoreThan" in renamed:
-        renamed["byMoreThan"] = _renamed(renamed["byMoreThan"])
-    return renamed
+def renamed(expectation: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
+    """Let an expectation speak of other strategies, where they have another name."""
+    changed = dict(expectation)
+    for key in SIDES:
+        if key in changed:
+            strategy, at, batch = changed[key].partition("@")
+            changed[key] = f"{names.get(strategy, strategy)}{at}{batch}"
+    if "byMoreThan" in changed:
+        changed["byMoreThan"] = renamed(changed["byMoreThan"], names)
+    return changed

@@ -16,7 +16,7 @@ import yaml
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_runner import cuda, gpu
 
-PROGRAM = Path(sys.executable).with_name("inferbench")
+PROGRAM = (sys.executable, "-P", "-m", "inferbench_cli")
 
 PATIENCE_SECONDS = 1_800
 """torch.compile and TensorRT build for a minute a cell; this only ends what hangs."""
@@ -68,7 +68,7 @@ def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
         head = {"apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark", "metadata": {"name": "gpu"}}
         (folder / "bench.yaml").write_text(yaml.safe_dump({**head, "spec": wanted}))
         ended = subprocess.run(
-            [PROGRAM, "run", folder / "bench.yaml", "--output", folder / "out"],
+            [*PROGRAM, "run", folder / "bench.yaml", "--output", folder / "out"],
             env={**os.environ, "INFERBENCH_CACHE": str(cache)},
             capture_output=True,
             text=True,

@@ -8,7 +8,7 @@ import pytest
 
 from inferbench_contract.capabilities import support
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
-from inferbench_runner.backends import tensorrt
+from inferbench_runner.backends import _capability, tensorrt
 from tests.gpu.conftest import all_measured, error, has_the_four_numbers, outcomes
 
 PRECISIONS = [
@@ -38,7 +38,9 @@ def floats(run):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
-def test_every_precision_that_is_said_to_work_works(run, precision, with_graph):
+def test_every_precision_that_is_said_to_work_works(run, driver, precision, with_graph):
+    if (reason := _capability.missing(precision, driver.name, driver.compute_capability)) is not None:
+        pytest.skip(reason)
     rows = run(**only(with_graph=with_graph, precisions=[str(precision)], batchSizes=[1, 32]))
 
     assert all_measured(rows), outcomes(rows)

@@ -6,7 +6,7 @@ import pytest
 
 from inferbench_contract.capabilities import TORCH, support
 from inferbench_contract.words import Device, ModelSource, Precision, Strategy
-from inferbench_runner.backends import _linear
+from inferbench_runner.backends import _capability
 from tests.gpu.conftest import all_measured, counts_energy, error, has_the_four_numbers, outcomes
 
 STRATEGIES = [
@@ -30,6 +30,13 @@ def eager(run):
     return run(backends=["torch-eager"], precisions=["fp32", "tf32", "fp16", "bf16"])
 
 
+def test_a_cell_has_the_clock_that_its_card_ran_at(eager):
+    clocks = [int(row["sm_clock_mhz"]) for row in eager.values() if row["outcome"] == "Measured"]
+
+    assert clocks
+    assert all(100 <= megahertz <= 4_000 for megahertz in clocks)
+
+
 def test_a_cell_with_8_s_has_the_energy_of_an_input_and_one_with_less_has_none(run, driver):
     """No card takes less than 5 W or more than 2 kW while it computes."""
     if not counts_energy(driver):
@@ -48,9 +55,9 @@ def test_a_cell_with_8_s_has_the_energy_of_an_input_and_one_with_less_has_none(r
 
 
 @pytest.mark.parametrize(("backend", "precision"), STRATEGIES, ids=str)
-def test_every_strategy_that_is_said_to_work_works(run, torch, backend, precision):
-    if precision is Precision.FP8 and torch.cuda.get_device_capability() < _linear.FP8_CAPABILITY:
-        pytest.skip("this GPU has no fp8 products")
+def test_every_strategy_that_is_said_to_work_works(run, driver, backend, precision):
+    if (reason := _capability.missing(precision, driver.name, driver.compute_capability)) is not None:
+        pytest.skip(reason)
     model = {"model": LINEAR} if precision in {Precision.INT8_DYNAMIC, Precision.FP8} else {}
     rows = run(backends=[str(backend)], precisions=[str(precision)], batchSizes=[1, 32], **model)
 

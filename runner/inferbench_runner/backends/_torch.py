@@ -1,7 +1,7 @@
 """What the PyTorch backends share: the model at its precision and in its layout, the session, and fp32 that is fp32.
 
 The layout of images and weights is the benchmark's, one for all of them. The CUDA session has run on an H100
-(docs/results/2026-11-26-h100.md), but for the copies of end-to-end calls.
+(docs/results/2026-11-26-h100.md), but for the copies of end-to-end calls, which only a stand-in has run.
 """
 
 from __future__ import annotations
@@ -16,7 +16,17 @@ from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, models
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported, _int8_static, _layout, _linear
+from inferbench_runner.backends import (
+    Arrays,
+    Artifact,
+    FellBack,
+    Session,
+    Unsupported,
+    _capability,
+    _int8_static,
+    _layout,
+    _linear,
+)
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 from inferbench_runner.task import CellTask
 
@@ -28,17 +38,22 @@ ARTIFACTS = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
 
 NO_NOTES: Mapping[str, int | str] = {}
 
+IEEE: Final = frozenset({"none", "ieee"})
+"""What PyTorch says of oneDNN's fp32 while nobody has allowed it less: TF32, or bf16."""
+
 FP16_FLAGS: Final = frozenset({"amx_fp16", "avx512_fp16"})
 """Any of these is enough for oneDNN's fp16 kernels. AVX-NE-CONVERT is not: it only converts, and fp32 is computed."""
 
 
 def missing(precision: Precision, device: Device) -> str | None:
-    """Say which package is not installed. Raises EnvironmentFault where a GPU is wanted and there is none."""
+    """Say what this machine lacks. Raises EnvironmentFault where a GPU is wanted and there is none."""
+    if device is Device.GPU:
+        gpu = cuda.require_driver()
+        if (reason := _capability.missing(precision, gpu.name, gpu.compute_capability)) is not None:
+            return reason
     for package in ("torch", "torchvision"):
         if importlib.util.find_spec(package) is None:
             return f"NotInstalled: {package} is not installed. Install it: pip install 'inferbench[runner]'"
-    if device is Device.GPU:
-        cuda.require_driver()
     if precision in _linear.DYNAMIC:
         return _int8_static.missing_torchao()
     if precision is Precision.INT8_STATIC:
@@ -68,18 +83,56 @@ def set_up(task: CellTask) -> None:
     if torch.get_num_interop_threads() != 1:
         torch.set_num_interop_threads(1)
     # The flags of old: Inductor reads them, and PyTorch raises where somebody mixes them with the new ones.
-    is_tf32 = task.precision is Precision.TF32
-    torch.backends.cuda.matmul.allow_tf32 = is_tf32
-    torch.backends.cudnn.allow_tf32 = is_tf32
-    flags = (torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32)
-    if flags != (is_tf32, is_tf32) or torch.backends.mkldnn.conv.fp32_precision not in ("none", "ieee"):
-        raise FellBack(f"Tf32: {task.precision} was asked for, and PyTorch's flags for TF32 are {flags}")
+    torch.backends.cuda.matmul.allow_tf32 = is_tf32(task.precision)
+    torch.backends.cudnn.allow_tf32 = is_tf32(task.precision)
+    require_arithmetic(task.precision, task.device)
     if task.device is Device.GPU and not torch.cuda.is_available():
         raise EnvironmentFault("PyTorch does not see the GPU: its driver is older than this PyTorch needs, or hidden.")
     if task.device is Device.GPU:
-        _linear.require_capability(task.precision, torch.cuda.get_device_capability())
+        _capability.require(task.precision, torch.cuda.get_device_name(), torch.cuda.get_device_capability())
     elif task.precision is Precision.FP16 and not torch.ops.mkldnn._is_mkldnn_fp16_supported():  # noqa: SLF001
         raise Unsupported("NoKernel: PyTorch takes no fp16 kernels of oneDNN's on this processor. Use bf16.")
+
+
+def require_arithmetic(precision: Precision, device: Device) -> None:
+    """Raise FellBack where PyTorch's flags let fp32 be computed in less, or tf32 in more.
+
+    Asked once they are set, and again after the calls: a model, or the function that builds it, can set them too. The
+    precisions without fp32 in them do not depend on them.
+    """
+    import torch
+
+    if _dtype(precision) is not torch.float32:
+        return
+    try:
+        wrong = [name for name, allows_less in _flags(device).items() if allows_less != is_tf32(precision)]
+    except RuntimeError as error:  # somebody has mixed the flags of old with the new ones
+        raise FellBack(
+            f"Tf32: {precision} was asked for, and PyTorch's flags contradict each other: {error}"
+        ) from error
+    if wrong:
+        raise FellBack(
+            f"Tf32: {precision} was asked for, and PyTorch's {' and '.join(wrong)} say otherwise. If the model sets "
+            "them, take that out of it; or ask for tf32."
+        )
+
+
+def is_tf32(precision: Precision) -> bool:
+    """Tell whether products of fp32 may be rounded on their way."""
+    return precision is Precision.TF32
+
+
+def _flags(device: Device) -> Mapping[str, bool]:
+    """Tell of each of PyTorch's flags for fp32 on a device whether it allows less."""
+    import torch
+
+    if device is Device.GPU:
+        return {
+            "cuda.matmul.allow_tf32": torch.backends.cuda.matmul.allow_tf32,
+            "cudnn.allow_tf32": torch.backends.cudnn.allow_tf32,
+        }
+    onednn = {"matmul": torch.backends.mkldnn.matmul, "conv": torch.backends.mkldnn.conv}
+    return {f"mkldnn.{name}.fp32_precision": each.fp32_precision not in IEEE for name, each in onednn.items()}
 
 
 def settings(task: CellTask) -> dict[str, Any]:
@@ -88,7 +141,7 @@ def settings(task: CellTask) -> dict[str, Any]:
         "threads": task.threads,
         "device": _place(task),
         "dtype": str(_dtype(task.precision)).removeprefix("torch."),
-        "tf32": task.precision is Precision.TF32,
+        "tf32": is_tf32(task.precision),
         "layout": task.measurement.layout,
         "quantised": task.precision if task.precision in _linear.DYNAMIC else None,
     }
@@ -159,19 +212,31 @@ def session(
 ) -> Session:
     """Return the session of a callable model on its device. Raises FellBack where inputs lie in another layout."""
     _layout.require(inputs.values(), task.measurement.layout)
+    verify = partial(require_arithmetic, task.precision, task.device)
     if task.device is Device.CPU:
-        return CpuSession(call, inputs, notes)
-    return CudaSession(call, inputs, notes, with_copies=task.measurement.contract is Contract.END_TO_END)
+        return CpuSession(call, inputs, notes, verify)
+    import torch
+
+    with_copies = task.measurement.contract is Contract.END_TO_END
+    return CudaSession(torch, call, inputs, notes, verify, with_copies=with_copies)
 
 
 class CpuSession:
     """A model that has answered when its call returns."""
 
-    def __init__(self, call: Callable[..., Any], inputs: Mapping[str, Tensor], notes: Mapping[str, int | str]) -> None:
+    def __init__(
+        self,
+        call: Callable[..., Any],
+        inputs: Mapping[str, Tensor],
+        notes: Mapping[str, int | str],
+        verify: Callable[[], None],
+    ) -> None:
         import torch
 
         self.notes = notes
         """What else is worth knowing of this session: how long it was compiled, and whether a cache helped."""
+        self.verify = verify
+        """Looks after the calls whether the model has left PyTorch's flags alone."""
         self._call = call
         self._inputs = inputs
         self._arguments = tuple(inputs.values())
@@ -213,25 +278,26 @@ class CudaSession:
 
     def __init__(
         self,
+        library: Any,
         call: Callable[..., Any],
         inputs: Mapping[str, Tensor],
         notes: Mapping[str, int | str],
+        verify: Callable[[], None],
         *,
         with_copies: bool,
     ) -> None:
-        import torch
-
         self.notes = notes
+        self.verify = verify
         self._call = call
         self._inputs = inputs
         self._arguments = tuple(inputs.values())
-        self._stream = torch.cuda.Stream()
-        self._begin, self._end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
-        self._torch = torch
+        self._stream = library.cuda.Stream()
+        self._begin, self._end = (library.cuda.Event(enable_timing=True) for _ in range(2))
+        self._torch = library
         self._pinned = {name: tensor.cpu().pin_memory() for name, tensor in inputs.items()} if with_copies else {}
         self._outputs: Any = ()
-        self._answers: dict[str, torch.Tensor] = {}
-        torch.cuda.synchronize()
+        self._answers: dict[str, Tensor] = {}
+        library.cuda.synchronize()
 
     @property
     def clock(self) -> Clock:

@@ -7,6 +7,7 @@ nothing. The path for a GPU has not been seen to work yet.
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 import warnings
@@ -31,10 +32,28 @@ PACKAGES: Final = "torch-packages"
 
 PACKAGE: Final = "model.pt2"
 
+OLDEST: Final = (2, 15)
+"""Of PyTorch, because `_loaded` hands it a folder. 2.11 takes files only (docs/results/2026-11-26-h100.md), and what is
+between has not been tried."""
+
 
 def missing(precision: Precision, device: Device) -> str | None:
-    """Say which package or program is not installed."""
-    return _compiled.missing(precision, device)
+    """Say which package or program is not installed, or that PyTorch is too old."""
+    if (reason := _compiled.missing(precision, device)) is not None:
+        return reason
+    found = versions().get("torch")
+    return None if found is None else too_old(found)
+
+
+def too_old(found: str) -> str | None:
+    """Say that this version of PyTorch cannot load what is built here."""
+    if tuple(int(digits) for digits in re.findall(r"\d+", found)[: len(OLDEST)]) >= OLDEST:
+        return None
+    needed = ".".join(map(str, OLDEST))
+    return (
+        f"TooOld: PyTorch {found} is here, and {needed} is needed: older ones do not load a package from a folder. "
+        "Install it: pip install -U 'inferbench[runner]'"
+    )
 
 
 def versions() -> Mapping[str, str]:
@@ -103,6 +122,7 @@ def _build(task: CellTask, inputs: Mapping[str, Tensor], folder: Path) -> None:
             torch._inductor.aoti_compile_and_package(  # noqa: SLF001 (its documented name)
                 program, package_path=str(folder / PACKAGE), inductor_configs=settings
             )
+    _torch.require_arithmetic(task.precision, task.device)  # a package keeps what its model was compiled to
 
 
 def _loaded(file: Path, scratch: Path) -> Any:
