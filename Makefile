@@ -14,11 +14,11 @@ STAMP     := .venv/.installed-$(INPUTS)
 GPU_STAMP := .venv/.installed-gpu-$(INPUTS)
 BIN       := .venv/bin
 
-.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-models test-gpu
+.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-models test-thorough test-tensorrt test-gpu
 .PHONY: check lint types architecture locks-in-step generated-in-step generated format lock bench clean clean-tools
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(if $(wildcard $(GPU_STAMP)),,$(STAMP)) ## Make .venv, from which .venv/bin/inferbench runs
 	@:
@@ -83,6 +83,17 @@ test-models: setup ## Convert nine real models to every precision and judge them
 	done
 	@$(BIN)/python benchmarks/models.py .venv/models/*.xml >docs/results/models.md
 
+test-thorough: setup ## Read 10,000 generated files, documents and bytes of each kind (minutes)
+	@INFERBENCH_HYPOTHESIS=thorough $(BIN)/python -m pytest tests/unit/contract/test_document.py --numprocesses 2 -o timeout=3600
+
+TENSORRT := .venv/tensorrt
+
+# Not part of `make test`: see tests/tensorrt/fetch.py for what is fetched, and from where.
+test-tensorrt: setup ## Run the TensorRT backend on NVIDIA's libraries as far as no GPU is needed (fetches 560 MB)
+	@$(BIN)/python -m tests.tensorrt.fetch
+	@INFERBENCH_TENSORRT_BINDINGS=$(TENSORRT)/10/site:$(TENSORRT)/11/site \
+		$(BIN)/python -m pytest tests/tensorrt tests/runner/test_tensorrt.py -k "real_libraries or every_name"
+
 test-gpu: setup-gpu ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu
 
@@ -105,11 +116,14 @@ locks-in-step: setup
 	@echo "Locks in step with pyproject.toml..."
 	@$(BIN)/python locks/lock.py --check
 
+CRD := crds/inferbench.dev_inferencebenchmarks.yaml
+
 generated-in-step: setup
 	@echo "Generated files in step..."
 	@$(BIN)/inferbench schema --check
-
-CRD := crds/inferbench.dev_inferencebenchmarks.yaml
+	@cmp $(CRD) charts/inferbench/files/$(CRD)
+	@$(BIN)/inferbench schema --crd --allow-privileged-pod-templates | cmp - charts/inferbench/files/crds-privileged/$(notdir $(CRD))
+	@$(BIN)/python docs/resource.py --check
 
 generated: setup ## Make crds/, the chart's copies of them and the tables of docs/resource.md anew
 	@$(BIN)/inferbench schema --crd >$(CRD)
@@ -125,7 +139,7 @@ lock: setup ## Make locks/ anew from pyproject.toml; UPGRADE=1 takes the newest 
 	@$(BIN)/python locks/lock.py $(if $(UPGRADE),--upgrade)
 
 bench: setup ## List the benchmarks of inferbench itself
-	@ls benchmarks/*.py 2>/dev/null | sed 's|^|  $(BIN)/python |' || true
+	@ls benchmarks/*.py benchmarks/gpu/all.py | sed 's|^|  $(BIN)/python |'; ls benchmarks/gpu/pack.sh | sed 's|^|  |'
 
 clean: ## Remove what the targets made, but no results
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

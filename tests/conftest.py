@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-TIERS = ("runner", "cluster", "e2e", "gpu")
+TIERS = ("runner", "cluster", "e2e", "tensorrt", "gpu")
 """The folders under tests/ whose tests carry a marker of the same name; those in unit/ carry none."""
 
 IN_CI = os.environ.get("CI") == "true"

@@ -148,6 +148,40 @@ def test_check_compares_with_the_reference_and_finds_a_wrong_answer(folders, tmp
     assert alone(wrong / "check.py", cwd=tmp_path).returncode == 1
 
 
+REMEMBERING = """
+import runpy
+
+def load():
+    model, answers = runpy.run_path({path!r})["load"](), []
+
+    def run(inputs):
+        answers.append(model(inputs))
+        return answers[min(len(answers), {recorded}) - 1]
+
+    return run
+"""
+"""A load.py whose answers are, after some calls, those of the last of them: a replay that reads no inputs."""
+
+
+@pytest.mark.parametrize("recorded", [1, 3], ids=["the first call", "the third call"])
+def test_check_finds_a_model_that_answers_from_memory(folders, tmp_path, recorded):
+    forgetful = tmp_path / "copy"
+    subprocess.run(["cp", "-r", folders["onnxruntime/fp32"], forgetful], check=True)
+    (forgetful / "load.py").rename(forgetful / "real.py")
+    (forgetful / "load.py").write_text(REMEMBERING.format(path=str(forgetful / "real.py"), recorded=recorded))
+
+    done = alone(forgetful / "check.py", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (1, "")
+    assert done.stdout == "the outputs stayed the same when the inputs changed\n"
+
+
+def written_files(folder: Path) -> set[str]:
+    """Return what an export holds, without the bytecode that running it leaves there."""
+    files = (file for file in folder.rglob("*") if file.is_file() and file.parent.name != "__pycache__")
+    return {str(file.relative_to(folder)) for file in files}
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_model_json_says_what_it_is_and_what_was_measured(folders, strategy):
     told = json.loads((folders[strategy] / "model.json").read_text())
@@ -162,6 +196,7 @@ def test_model_json_says_what_it_is_and_what_was_measured(folders, strategy):
     for name, file in told["files"].items():
         assert artifacts.digest(folders[strategy] / name) == file["sha256"]
     assert {told["artifact"], "load.py", "check.py", "check.npz"} <= set(told["files"])
+    assert set(told["files"]) == written_files(folders[strategy]) - {"model.json"}
 
 
 def test_an_onnx_graph_comes_with_a_triton_repository_that_holds_the_same_file(folders):

@@ -10,9 +10,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
+import onnx
+import onnxruntime
 import pytest
+from onnx import numpy_helper, parser
 
+from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Precision
+from inferbench_runner import calibration, graphs, halves, quantise
 from inferbench_runner.targets import Target
 from tests.runner.zoo import Zoo
 
@@ -50,6 +56,61 @@ onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvi
 """
 
 
+TWO_CONVOLUTIONS = """
+<ir_version: 10, opset_import: ["" : 20]>
+graph (float[N,1,1,2] x) => (float[N,1,1,2] y)
+<float[1,1,1,1] small = {0.001}, float[1] bias = {1}, float[1,1,1,1] one = {1}> {
+    c = Conv(x, small, bias)
+    y = Conv(c, one)
+}
+"""
+"""About 1 for any x in [-1, 1]. The bias over both scales is 1.6e7, which an int32 holds and fp16 does not."""
+
+
+def in_int8(rest):
+    """The graph as TensorRT gets it, with what is not quantised in fp32 or fp16."""
+    tidy = graphs.tidy(parser.parse_model(TWO_CONVOLUTIONS), quantise.MIN_OPSET)
+    quantised = quantise.explicit(tidy, {"x": (-1, 1), "c": (-2, 2)}, quantise.INT8)
+    return halves.convert(quantised, rest) if rest is Precision.FP16 else quantised
+
+
+def answers(model, level, without=()):
+    """What a graph answers to -1 and 1 at a level of optimisation, less some optimisers."""
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"],
+                                           disabled_optimizers=list(without))  # fmt: skip
+    kind = np.float16 if session.get_inputs()[0].type == "tensor(float16)" else np.float32
+    return session.run(None, {"x": np.array([[[[-1, 1]]]], kind)})[0].astype(np.float64).ravel()
+
+
+TAILED = """
+import sys
+import numpy as np
+import onnx
+from onnx import numpy_helper
+from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, quantize_static
+
+
+class Reader(CalibrationDataReader):
+    batches = iter([{"x": np.load(sys.argv[2])}])
+
+    def get_next(self):
+        return next(self.batches, None)
+
+
+quantize_static(sys.argv[1], sys.argv[3], Reader(), calibrate_method=CalibrationMethod[sys.argv[4]])
+[scale] = [tensor for tensor in onnx.load(sys.argv[3]).graph.initializer if tensor.name == "x_scale"]
+print(float(numpy_helper.to_array(scale)) * 255)
+"""
+"""Prints the length of the range that was found for x."""
+
+PRODUCT = """
+<ir_version: 10, opset_import: ["" : 20]>
+graph (float[N,2] x) => (float[N,2] y) <float[2,2] w> { y = MatMul(x, w) }
+"""
+
+
 class TestOnnxRuntime:
     def test_without_a_gpu_it_takes_the_cpu_in_silence_unless_it_is_forbidden(self, zoo):
         graph = zoo.prepared("vit").onnx
@@ -69,6 +130,35 @@ class TestOnnxRuntime:
 
         assert every.returncode == -signal.SIGSEGV
         assert fewer.returncode == 0
+
+    @pytest.mark.parametrize("level", ["ORT_ENABLE_BASIC", "ORT_ENABLE_ALL"])
+    def test_int8_with_fp16_scales_is_garbage_when_it_optimises(self, level):
+        """WeightBiasQuantization divides each bias by the scales in fp16, where more than 65,504 is infinite."""
+        model = in_int8(Precision.FP16)
+
+        assert answers(model, "ORT_DISABLE_ALL") == pytest.approx(1, rel=0.02)
+        assert answers(model, level) == pytest.approx(-2, rel=0.02)  # the end of the range
+        assert answers(model, level, without=["WeightBiasQuantization"]) == pytest.approx(1, rel=0.02)
+        assert answers(in_int8(Precision.FP32), level) == pytest.approx(1, rel=0.02)
+
+    def test_its_entropy_calibration_finds_what_minmax_finds_and_ours_cuts_off_the_tail(self, tmp_path):
+        """Its histogram has as many bins as 8 bits have steps, so that its search has one candidate."""
+        values = np.random.default_rng(0).standard_normal((4096, 2), np.float32)
+        values[0] = -30, 30
+        model = parser.parse_model(PRODUCT)
+        model.graph.initializer.append(numpy_helper.from_array(np.eye(2, dtype=np.float32), "w"))
+        source, batch = tmp_path / "model.onnx", tmp_path / "x.npy"
+        onnx.save(model, source)
+        np.save(batch, values)
+
+        theirs = {
+            method: float(python(TAILED, source, batch, tmp_path / method, method).stdout.split()[-1])
+            for method in ("MinMax", "Entropy")
+        }
+        low, high = calibration.ranges(graphs.tidy(model), ["x"], {"x": values}, Calibration.ENTROPY)["x"]
+
+        assert theirs["Entropy"] == theirs["MinMax"] == pytest.approx(60)
+        assert high - low < 20
 
 
 TF32 = """

@@ -22,7 +22,9 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import onnx
 import pytest
+from onnx import parser
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
@@ -45,6 +47,12 @@ DOUBLING = {
     "outputs": {"scores": [[-1, FEATURES], "FLOAT"]},
     "factor": 2,
 }
+
+DOUBLING_ONNX = """
+<ir_version: 10, opset_import: ["" : 20]>
+graph (float[batch,4] image) => (float[batch,4] scores) <float two = {2}> { scores = Mul(image, two) }
+"""
+"""The same as ONNX has it, for what reads graphs itself."""
 
 
 @pytest.fixture
@@ -473,18 +481,20 @@ class TestExport:
     """A plan that is handed over, and the program that runs it, on the stand-ins: no engine has run here."""
 
     @pytest.fixture
-    def handed(self, a_task, fake, library, tmp_path):
-        """A folder with a plan of a graph that doubles, and the programs beside it."""
-        task, folder = a_task(), tmp_path / "handed"
-        folder.mkdir()
-        recipe = tensorrt.Recipe.of(task, gate.first_batch(task))
-        shelf = tensorrt._Shelf(task.cache, library, cuda.open_device(fake), DRIVER)
-        made, _ = shelf.plan(recipe, tensorrt.make_log(library))
-        content = bundle.tensorrt_content(task, made, folder)
-        bundle._write_programs(content, folder)
-        told = {**bundle._described(task, content), **bundle._checked(task, folder)}
-        (folder / "model.json").write_text(json.dumps(told))
-        return folder
+    def hand_over(self, a_task, fake, library, tmp_path):
+        """Writes a folder as `inferbench export` does, with a plan of a graph that doubles."""
+
+        def hand_over_(**options):
+            task, folder = a_task(**options), tmp_path / "handed"
+            folder.mkdir()
+            recipe = tensorrt.Recipe.of(task, gate.first_batch(task))
+            shelf = tensorrt._Shelf(task.cache, library, cuda.open_device(fake), DRIVER)
+            made, _ = shelf.plan(recipe, tensorrt.make_log(library))
+            onnx.save(parser.parse_model(DOUBLING_ONNX), task.artifacts.onnx)  # its tensors are told to Triton
+            bundle.complete(task, bundle.tensorrt_content(task, made, folder), folder, "mine", {})
+            return folder
+
+        return hand_over_
 
     @pytest.fixture
     def installed(self, fake, library, monkeypatch):
@@ -494,7 +504,9 @@ class TestExport:
                              ("cuda.bindings", bindings), ("cuda.bindings.runtime", fake)):  # fmt: skip
             monkeypatch.setitem(sys.modules, name, module)
 
-    def test_the_program_runs_the_plan_and_its_check_finds_it_right(self, handed, installed):
+    @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
+    def test_the_program_runs_the_plan_and_its_check_finds_it_right(self, hand_over, installed, with_graph):
+        handed = hand_over(cudaGraph=with_graph)
         model = runpy.run_path(str(handed / "load.py"))["load"]()
         images = np.arange(3 * FEATURES, dtype=np.float32).reshape(3, FEATURES)
 
@@ -502,17 +514,60 @@ class TestExport:
         assert np.array_equal(model({"image": -images})["scores"], -2 * images)
         assert runpy.run_path(str(handed / "check.py"))["main"]() == 0
 
-    def test_a_plan_of_another_version_is_refused_in_a_sentence(self, handed, installed, library):
+    def test_a_plan_that_was_measured_as_a_cuda_graph_is_replayed_as_one(self, hand_over, installed, fake):
+        """Recorded once, after two runs, as the measured session did; the copies stay outside of it."""
+        model = runpy.run_path(str(hand_over(cudaGraph=True) / "load.py"))["load"]()
+        runs_before = fake.done.count("engine")
+        fake.calls.clear(), fake.done.clear()
+
+        model({"image": np.ones((3, FEATURES), np.float32)})
+
+        assert runs_before == 2
+        assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaStreamSynchronize"]
+        assert fake.done == ["cudaMemcpyHostToDevice", "engine", "cudaMemcpyDeviceToHost"]
+
+    def test_a_plan_of_another_version_is_refused_in_a_sentence(self, hand_over, installed, library):
+        handed = hand_over()
         library.__version__ = "11.9.0.0"
 
         with pytest.raises(RuntimeError, match="of another version, or for another GPU"):
             runpy.run_path(str(handed / "load.py"))["load"]()
 
-    def test_what_is_handed_over_is_what_was_built(self, handed, tmp_path):
+    def test_what_is_handed_over_is_what_was_built(self, hand_over, tmp_path):
+        handed = hand_over()
         [plan] = (tmp_path / "cache/tensorrt-plans").glob("*/engine.plan")
 
         assert (handed / "engine.plan").read_bytes() == plan.read_bytes()
         assert json.loads((handed / "model.json").read_text())["artifact"] == "engine.plan"
+
+    def test_triton_is_given_the_same_plan_and_the_tensors_of_its_graph(self, hand_over):
+        handed = hand_over()
+        [model] = (handed / "triton").iterdir()
+
+        assert model.name == "mine-tensorrt-fp32"
+        assert (model / "1/model.plan").samefile(handed / "engine.plan")
+        assert (model / "config.pbtxt").read_text().splitlines() == [
+            'name: "mine-tensorrt-fp32"',
+            'backend: "tensorrt"',
+            "max_batch_size: 0",
+            "input [",
+            '  { name: "image" data_type: TYPE_FP32 dims: [ 3, 4 ] }',
+            "]",
+            "output [",
+            '  { name: "scores" data_type: TYPE_FP32 dims: [ 3, 4 ] }',
+            "]",
+            "instance_group [ { count: 1 kind: KIND_GPU } ]",
+        ]
+
+    def test_model_json_has_the_hash_of_every_other_file(self, hand_over):
+        handed = hand_over()
+        told = json.loads((handed / "model.json").read_text())["files"]
+
+        written = {str(file.relative_to(handed)): file for file in handed.rglob("*") if file.is_file()}
+        assert {name: file["sha256"] for name, file in told.items()} == {
+            name: artifacts.digest(file) for name, file in written.items() if name != "model.json"
+        }
+        assert {"engine.plan", "layers.json", "triton/mine-tensorrt-fp32/config.pbtxt"} <= set(told)
 
 
 class TestNames:

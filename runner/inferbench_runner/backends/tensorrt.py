@@ -19,17 +19,17 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import numpy as np
-
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import artifacts, circumstances, cuda, environment, gate
-from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported
+from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported, _capability
+from inferbench_runner.backends._host import as_answer, type_named
 from inferbench_runner.clocks import HOST_CLOCK, Clock
+from inferbench_runner.gpu import cards, nvml
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    import numpy as np
 
 ARTIFACTS = frozenset({Artifact.ONNX, Artifact.INPUTS, Artifact.REFERENCE})
 
@@ -45,9 +45,6 @@ DISTRIBUTIONS: Final = (
 
 OLDEST: Final = (10, 3)
 """From here on each call that is made below exists (tried with the bindings of 10.3, 10.13, 11.0, 11.2 and 11.4)."""
-
-NEEDS_CAPABILITY: Final = {Precision.TF32: (8, 0), Precision.BF16: (8, 0), Precision.FP8: (8, 9)}
-"""The first generation whose tensor cores have it: Ampere, Ampere, Ada (TensorRT's support matrix)."""
 
 DTYPES: Final = {
     "FLOAT": "float32",
@@ -91,12 +88,14 @@ TYPE_WORDS: Final = {
 ANY_TYPE_WORDS: Final = ("float", "fp32", "half", "fp16", "bf16", "int8", "fp8")
 
 
-def missing(precision: Precision, device: Device) -> str | None:  # noqa: ARG001 (the graph brings its precision)
-    """Say that TensorRT is not installed or too old. Raises EnvironmentFault where there is no GPU for it."""
+def missing(precision: Precision, device: Device) -> str | None:
+    """Say that the GPU or TensorRT is too old, or not installed. Raises EnvironmentFault where there is no GPU."""
     if device is not Device.GPU:
         return "NeedsGpu: TensorRT runs on NVIDIA GPUs only."
     found = versions()
-    cuda.require_driver(needed_cuda(found))
+    gpu = cuda.require_driver(needed_cuda(found))
+    if (reason := _capability.missing(precision, gpu.name, gpu.compute_capability)) is not None:
+        return reason
     if importlib.util.find_spec("tensorrt") is None:
         return "NotInstalled: tensorrt is not installed. Install it: pip install 'inferbench[tensorrt]'"
     if "cuda-bindings" not in found:
@@ -134,7 +133,7 @@ def _machine() -> tuple[cuda.Device, Any, str]:
     driver = cuda.require_driver(needed_cuda(versions()))
     import tensorrt
 
-    known = environment.gpus(environment.nvml())
+    known = cards(nvml())
     return cuda.open_device(), tensorrt, known[0].driver if known else str(driver.version)
 
 
@@ -142,7 +141,8 @@ def open_session(task: CellTask, device: cuda.Device, library: Any, driver: str)
     """Do what `load` says with a GPU, a TensorRT and the name of a driver that are given."""
     batch = gate.first_batch(task)
     recipe = Recipe.of(task, batch)
-    _require_capability(task.precision, device.properties())
+    found = device.properties()
+    _capability.require(task.precision, found.name, found.compute_capability)
     log = make_log(library)
     begin_ns = HOST_CLOCK()
     shelf = _Shelf(task.cache, library, device, driver)
@@ -508,7 +508,7 @@ class TensorRtSession:
             for tensor in tensors:
                 self._stream.copy_out(tensor.host, tensor.device)
         self.synchronize()
-        return {tensor.name: _as_answer(tensor.host.array) for tensor in tensors}
+        return {tensor.name: as_answer(tensor.host.array) for tensor in tensors}
 
 
 def _profiler(library: Any) -> Any:
@@ -539,22 +539,7 @@ def _context(engine: Any) -> Any:
 def _dtype(kind: Any) -> np.dtype[Any]:
     if kind.name not in DTYPES:
         raise Unsupported(f"TensorType: inputs and outputs of the type {kind.name} cannot be bound.")
-    if kind.name == "BF16":
-        import ml_dtypes  # noqa: F401 (NumPy knows its types once it is imported)
-
-    return np.dtype(DTYPES[kind.name])
-
-
-def _as_answer(array: NDArray[Any]) -> NDArray[Any]:
-    is_floating = array.dtype.kind == "f" or array.dtype.name == DTYPES["BF16"]
-    return array.astype(np.float32) if is_floating else array.copy()
-
-
-def _require_capability(precision: Precision, found: cuda.Properties) -> None:
-    needed = NEEDS_CAPABILITY.get(precision, (0, 0))
-    if found.compute_capability < needed:
-        have, want = (".".join(map(str, each)) for each in (found.compute_capability, needed))
-        raise Unsupported(f"NoKernel: {precision} needs compute capability {want}, and {found.name} has {have}.")
+    return type_named(DTYPES[kind.name])
 
 
 def _require_precision(precision: Precision, layers: str) -> None:

@@ -42,6 +42,13 @@ def test_zero_is_in_every_range():
     assert found([[1, 2], [3, 4]], Calibration.MINMAX)["x"] == (0, 4)
 
 
+def test_the_input_may_be_all_that_is_asked_for():
+    """A model of one layer quantises nothing else."""
+    batch = {"x": np.array([[1, -2], [3, 0.5]], np.float32)}
+
+    assert calibration.ranges(a_chain(), ["x"], batch, Calibration.MINMAX) == {"x": (-2, 3)}
+
+
 def test_a_graph_of_a_fixed_batch_size_sees_every_example_too():
     assert found([[1, 1], [2, 2], [3, 9]], Calibration.MINMAX, a_chain(batch=2))["x"] == (0, 9)
 
