@@ -105,6 +105,22 @@ def modest(**spec: Any) -> Manifest:
     return {"spec": {"containers": [{"name": RUNNER, "resources": MODEST}], **spec}}
 
 
+PYTHON_PATH = "/opt/python"
+"""Where pods find torch when their image has none."""
+
+
+def with_python(claim_name: str, resources: Mapping[str, Any] | None = None) -> Manifest:
+    """Return the podTemplate that lends a pod the packages in a claim."""
+    runner = {
+        "name": RUNNER,
+        "env": [{"name": "PYTHONPATH", "value": PYTHON_PATH}],
+        "volumeMounts": [{"name": "python", "mountPath": PYTHON_PATH, "readOnly": True}],
+        **({"resources": resources} if resources else {}),
+    }
+    volume = {"name": "python", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}
+    return {"spec": {"containers": [runner], "volumes": [volume]}}
+
+
 def mounted_models(claim_name: str) -> Manifest:
     """Return the volumes of a podTemplate that put a claim where models are looked for."""
     return {"volumes": [{"name": "models", "persistentVolumeClaim": {"claimName": claim_name, "readOnly": True}}]}

@@ -6,14 +6,25 @@ they run. Each test reads what became of one of them: what takes time here is wa
 
 from __future__ import annotations
 
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
 import pytest
+import yaml
 
 from tests import documents
 from tests.cluster.benchmarks import the_condition, the_status, until
 from tests.e2e import manifests
 from tests.e2e.conftest import a_namespace
 from tests.kubernetes.client import eventually
+from tests.kubernetes_node import demo
+from tests.kubernetes_node.images import ROOT
 from tests.kubernetes_node.prometheus import complaints
+
+HAS_PYTHON_OF_IMAGES = f"{sys.version_info.major}.{sys.version_info.minor}" == demo.PYTHON_OF_BASE
+"""Whether this machine's own packages fit into the images, which have Debian's Python and no torch."""
 
 MINUTES = 240
 """A pod takes about three seconds; a machine with other work may need more."""
@@ -51,10 +62,13 @@ BENCHMARKS = (
 @pytest.fixture(scope="module")
 def applied(cluster, release, scraper, folders):
     """Apply everything and let it happen; return kubectl in the namespace of each benchmark, by the name of that."""
-    kubectls = {document["metadata"]["name"]: a_namespace(cluster) for document in (*BENCHMARKS, an_onnx_benchmark())}
+    names = [document["metadata"]["name"] for document in (*BENCHMARKS, an_onnx_benchmark())]
+    kubectls = {name: a_namespace(cluster) for name in (*names, TORCH[0])}
     for document in BENCHMARKS:
         kubectls[document["metadata"]["name"]].apply(document)
     apply_onnx(kubectls["onnx"], *folders)
+    if HAS_PYTHON_OF_IMAGES:
+        apply_torch(kubectls[TORCH[0]], folders[0], Path(np.__file__).parents[1])
     doomed_pod = running_pod(kubectls["deleted"], "deleted")["metadata"]["name"]
     kubectls["deleted"].run("delete", "pod", doomed_pod, "--wait=false")
     running_pod(kubectls["upgraded"], "upgraded")
@@ -89,6 +103,23 @@ def apply_onnx(kubectl, model, cache):
     kubectl.apply(manifests.claim(kubectl.namespace, "models", model, "ReadOnlyMany"))
     kubectl.apply(manifests.claim(kubectl.namespace, "cache", cache))
     kubectl.apply(an_onnx_benchmark())
+
+
+TORCH = ("torch", {"requests": {"cpu": "50m", "memory": "128Mi"}, "limits": {"cpu": "1", "memory": "2Gi"}})
+"""Name, and what importing torch and preparing a model of it takes."""
+
+
+def apply_torch(kubectl, model, python):
+    """Apply the benchmark of the examples' own PyTorch model, with claims for that and for the packages with torch."""
+    name, resources = TORCH
+    shutil.copy(ROOT / "examples/tiny_resnet.py", model)
+    template = manifests.with_python("python", resources)
+    template["spec"]["volumes"] += manifests.mounted_models("models")["volumes"]
+    said = yaml.safe_load((ROOT / "examples/python-factory.yaml").read_text(encoding="utf-8"))["spec"]
+    said |= {"backends": ["torch-eager"], "batchSizes": [1], "measurement": documents.rounds(1)}
+    kubectl.apply(manifests.claim(kubectl.namespace, "models", model, "ReadOnlyMany"))
+    kubectl.apply(manifests.claim(kubectl.namespace, "python", python, "ReadOnlyMany"))
+    kubectl.apply(documents.scripted(name=name, podTemplate=template, **said, backendOptions={}))
 
 
 def running_pod(kubectl, name):
@@ -158,6 +189,14 @@ def test_a_namespace_that_is_deleted_takes_a_running_benchmark_along(applied):
 
 
 # ---- how they end --------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not HAS_PYTHON_OF_IMAGES, reason=f"the images have Python {demo.PYTHON_OF_BASE}")
+def test_a_real_pytorch_model_is_measured_in_a_pod_with_torch_from_a_volume(applied):
+    status = finish(applied[TORCH[0]], TORCH[0])
+
+    assert the_condition(applied[TORCH[0]], "Succeeded", TORCH[0])["status"] == "True"
+    assert (status["best"], status["cells"]["measured"]) == ("torch-eager/fp32@1", 1)
 
 
 def test_scripted_strategies_are_measured_in_rounds_and_the_faster_one_wins(applied):

@@ -41,9 +41,6 @@ PYTHON_OF_BASE: Final = "3.11"
 PYTHON_FOLDER: Final = "python-"
 """Beginning of the name of the folder with torch; a hash of the lock follows."""
 
-PYTHON_PATH: Final = "/opt/python"
-"""Where pods find torch when their image has none."""
-
 START_SECONDS: Final = 600
 """Unpacking the whole runner image, 7 GB, takes most of it."""
 FINISH_SECONDS: Final = 1_800
@@ -158,22 +155,11 @@ def _apply(kubectl: Kubectl, python: Path | None) -> None:
     around = [manifests.namespace(NAMESPACE), *manifests.claim(NAMESPACE, "inferbench-cache", cache)]
     if python is not None:
         around += manifests.claim(NAMESPACE, "python", python, "ReadOnlyMany")
-        benchmark["spec"]["podTemplate"] = _with_python("python")
+        benchmark["spec"]["podTemplate"] = manifests.with_python("python")
     kubectl.apply(around)
     kubectl.wait("persistentvolumeclaims", "--all", condition="jsonpath={.status.phase}=Bound")
     kubectl.delete("inferencebenchmark", NAME, wait=True)
     kubectl.apply(benchmark)
-
-
-def _with_python(claim: str) -> dict[str, Any]:
-    """Return the podTemplate that lends a pod the packages in a claim."""
-    runner = {
-        "name": "runner",
-        "env": [{"name": "PYTHONPATH", "value": PYTHON_PATH}],
-        "volumeMounts": [{"name": "python", "mountPath": PYTHON_PATH, "readOnly": True}],
-    }
-    volume = {"name": "python", "persistentVolumeClaim": {"claimName": claim, "readOnly": True}}
-    return {"spec": {"containers": [runner], "volumes": [volume]}}
 
 
 def _show_progress(kubectl: Kubectl) -> None:
