@@ -29,6 +29,8 @@ LABELS = {
     "logicalCpus": "Logical CPUs",
     "affinity": "CPUs allowed",
     "quotaMilliCpus": "CPU quota",
+    "throttledPeriods": "Periods in which it ran out",
+    "threadsDefault": "Threads without cpu.threads",
     "loadAverageMilli": "Load average at the start",
     "gpus": "GPUs",
 }

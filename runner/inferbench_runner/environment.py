@@ -81,6 +81,10 @@ class Environment:
     logical_cpus: int
     affinity: tuple[int, ...]
     quota_milli_cpus: int | None
+    throttled_periods: int
+    """In which that quota ran out, since the container was started."""
+    threads_default: int
+    """What each backend gets where the benchmark does not say `cpu.threads`."""
     governor: str | None
     memory_bytes: int | None
     memory_limit_bytes: int | None
@@ -105,8 +109,8 @@ class Environment:
     def fingerprint(self) -> str:
         """Short hash of what must be equal for numbers to be compared.
 
-        Not in it: which CPUs, kernel, memory, load; nor the power limit of a GPU, which some drivers move all the time
-        (a notebook shares it with the processor): it stands beside the name of the GPU that a result carries.
+        Not in it: which CPUs, kernel, memory, load, throttling; nor the power limit of a GPU, which some drivers move
+        all the time (a notebook shares it with the processor): it stands beside the name of the GPU in each result.
         """
         decisive = {
             "architecture": self.architecture,
@@ -143,6 +147,8 @@ def describe(root: Path = circumstances.ROOT) -> Environment:
         logical_cpus=_count(cpuinfo, "processor") or len(circumstances.affinity(root)),
         affinity=circumstances.affinity(root),
         quota_milli_cpus=circumstances.quota_milli_cpus(root),
+        throttled_periods=circumstances.snapshot(root).throttled_periods,
+        threads_default=circumstances.threads_default(root),
         governor=circumstances.governor(root),
         memory_bytes=circumstances.memory_total_bytes(root),
         memory_limit_bytes=circumstances.memory_limit_bytes(root),

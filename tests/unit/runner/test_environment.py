@@ -33,6 +33,8 @@ def an_environment(**differences):
         logical_cpus=8,
         affinity=(0, 1),
         quota_milli_cpus=2000,
+        throttled_periods=0,
+        threads_default=2,
         governor="performance",
         memory_bytes=2**34,
         memory_limit_bytes=2**33,
@@ -76,6 +78,18 @@ class TestDescribe:
 
         assert machine.cpu_model == "0x41 0xd40"
         assert machine.cpu_flags == ("asimddp", "sve")
+
+    def test_a_container_tells_its_threads_and_how_often_its_quota_ran_out(self, tmp_path):
+        """A quota of 1.5 CPUs of four is two threads."""
+        write(tmp_path, "proc/self/status", "Cpus_allowed_list:\t0-3\n")
+        write(tmp_path, "proc/self/cgroup", "0::/\n")
+        write(tmp_path, "sys/fs/cgroup/cgroup.controllers", "cpu\n")
+        write(tmp_path, "sys/fs/cgroup/cpu.max", "150000 100000\n")
+        write(tmp_path, "sys/fs/cgroup/cpu.stat", "nr_periods 90\nnr_throttled 7\nthrottled_usec 12\n")
+
+        machine = environment.describe(tmp_path)
+
+        assert (machine.quota_milli_cpus, machine.threads_default, machine.throttled_periods) == (1500, 2, 7)
 
     def test_a_machine_without_proc_is_described_as_far_as_python_knows_it(self, tmp_path):
         machine = environment.describe(tmp_path)
