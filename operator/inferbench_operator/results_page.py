@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 
+from inferbench_contract import hardware
 from inferbench_contract.cells import Row
 from inferbench_contract.spec import BenchmarkSpec, ModelSpec
 from inferbench_contract.summary import Best, Summary
@@ -102,10 +103,14 @@ class _Family:
 
 def _info(subject: _Subject) -> Iterator[Sample]:
     published, found = subject.published, subject.published.summary
+    measured_on = found.hardware[0] if found and found.hardware else ""
+    product, driver = hardware.gpu_and_driver(measured_on)
     told = {
         "model": model_name(published.spec.model),
         "device": str(published.spec.device),
-        "hardware": found.hardware[0] if found and found.hardware else "",
+        "hardware": measured_on,
+        "gpu_product": product,
+        "driver_version": driver,
         "baseline": str(published.spec.baseline_strategy),
         "plan": found.plan.short_hash if found else "",
         "image": published.image,

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 from pydantic.alias_generators import to_camel
 
+from inferbench_contract import hardware
 from inferbench_runner.clocks import HOST_CLOCK, Clock
 
 PERIOD_SECONDS: Final = 0.2
@@ -95,7 +96,7 @@ class Card:
             "ECC off" if self.ecc == "off" else "",
             {"slice": "MIG slice", "on": "MIG on"}.get(self.mig or "", ""),
         )
-        return ", ".join(filter(None, (self.name, f"driver {self.driver}", *settings)))
+        return hardware.of_gpu(self.name, self.driver, filter(None, settings))
 
 
 class Monitor:

@@ -44,7 +44,7 @@ def published(benchmark=None, latency_of=None, **fields):
     benchmark = benchmark or three_backends(batch_sizes=[1, 8])
     plan = plans.expand(benchmark)
     told = latency_of or (lambda strategy, size, _: measured(size, LATENCY_MS[strategy] * size, memory_mib=100))
-    summary = summarize(benchmark, plan, results_for(plan, told, hardware="A GPU"))
+    summary = summarize(benchmark, plan, results_for(plan, told, hardware="NVIDIA L4, driver 580.1, 72 W"))
     return Published(benchmark.spec, summary, **fields)
 
 
@@ -90,7 +90,9 @@ def test_a_benchmark_says_what_it_measures_and_on_what():
         "benchmark": "resnet",
         "model": "resnet50",
         "device": "cpu",
-        "hardware": "A GPU",
+        "hardware": "NVIDIA L4, driver 580.1, 72 W",
+        "gpu_product": "NVIDIA L4",
+        "driver_version": "580.1",
         "baseline": "torch-eager/fp32",
         "image": "r:1",
     }
