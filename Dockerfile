@@ -4,6 +4,7 @@
 #   docker build --target runner      -t inferbench-runner .         torch, ONNX Runtime and their CUDA libraries: 7 GB
 #   docker build --target runner-slim -t inferbench-runner:slim .    ONNX files on CPUs, and the fake backend: 0.6 GB
 #
+# VERSION and REVISION are for the labels: --build-arg VERSION=0.1.0 --build-arg REVISION=$(git rev-parse HEAD).
 # BASE is any Debian or Ubuntu with Python 3.11 or newer as `python3`. Everything of Python's comes from locks/ with its
 # hash. Behind a proxy with a certificate of its own, mount its bundle over /etc/ssl/certs: uv is told to read it.
 ARG BASE=python:3.12-slim-bookworm

@@ -39,6 +39,7 @@ from tests.results import measured
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
 UID = "11111111-2222-3333-4444-555555555555"
 SETTINGS = Settings(runner_image="inferbench-runner:test")
+UNSCHEDULABLE = Trouble("Unschedulable", "0/1 nodes are available: 1 Insufficient nvidia.com/gpu.")
 
 
 def wanted(**spec: Any) -> InferenceBenchmark:
@@ -151,6 +152,7 @@ class World:
     unread: set[int] = field(default_factory=set)
     """Sweeps of pods that were deleted with their Job while no operator was there to read them."""
     refuses_shards: bool = False
+    refuses_jobs: bool = False
     hides_pods: bool = False
     """Whether the watch of pods tells nothing: then only a list does."""
     heard: set[str] = field(default_factory=set)
@@ -205,8 +207,10 @@ class World:
         if decision.unheard:
             self._list({job.uid for job in decision.unheard})
             decision = decide(self.observed, self.settings, self.now, self.written)
-        if decision.job is not None:
-            self._begin(decision.job)
+        if decision.job is None:
+            self.refusal = None
+        else:
+            self._ask_for(decision.job)
             decision = replace(decide(self.observed, self.settings, self.now, self.written), job=None)
         if decision.shard is not None and self.refuses_shards:
             unkept = Trouble("QuotaExceeded", "Raise it.")
@@ -221,6 +225,11 @@ class World:
     def _list(self, jobs: set[str]) -> None:
         self.listed |= jobs
         self.heard |= {pod.uid for pod in self.pods.values() if pod.job_uid in jobs}
+
+    def _ask_for(self, manifest: Mapping[str, Any]) -> None:
+        self.refusal = Refusal("QuotaExceeded", "Raise it.", is_final=False) if self.refuses_jobs else None
+        if self.refusal is None:
+            self._begin(manifest)
 
     def _begin(self, manifest: Mapping[str, Any]) -> None:
         self.writes += 1
@@ -253,7 +262,7 @@ class World:
             self.writes += 1
             assert not self.is_finished, "the last word was changed"
             self.status = json.loads(json.dumps(decision.status))
-            self.written = Written(self.now, self.now if decision.summary else self.written.summary)
+            self.written = self.written.after(decision, self.now)
         for event in decision.events:
             self.writes += 1
             self.events.setdefault(event["metadata"]["name"], event)
@@ -278,7 +287,7 @@ class World:
         self.heard, self.listed = set(self.pods), set()
         named = {shard["configMap"] for shard in self.status.get("shards", ())}
         self.shards = {
-            name: Shard(name, packing.checksum(data), packing.unpack(data, self.plan))
+            name: Shard(name, packing.checksum(data), packing.unpack(data, self.plan), packing.PLAN in data)
             for name, data in self.config_maps.items()
             if name in named
         }
@@ -298,12 +307,21 @@ class World:
                 for pod in lost:
                     del self.pods[pod.uid]
 
+    def hinder(self, trouble: Trouble = UNSCHEDULABLE) -> None:
+        """Let every pod that has not ended wait for something, until it is its turn to do a step."""
+        for uid, pod in self.pods.items():
+            if not pod.has_ended:
+                self.pods[uid] = replace(pod, phase="Pending", trouble=trouble)
+
     def step(self) -> bool:
         """Let the Job controller and the kubelet do one thing; False when there is nothing to do."""
         job = next((job for job in self.jobs.values() if not job.is_over and not job.is_suspended), None)
         if job is None:
             return False
         live = [pod for pod in self.pods.values() if pod.job_uid == job.uid and not pod.has_ended]
+        if waiting := next((pod for pod in live if pod.trouble is not None), None):
+            self.pods[waiting.uid] = replace(waiting, phase="Running", trouble=None)
+            return True
         if len(live) < job.parallelism and (place := self._next_place(job)) is not None:
             self._start(job, place)
             return True

@@ -1,6 +1,7 @@
 """An API server as far as one controller asks it: objects by path, versions that grow, and failures on order.
 
-It decides nothing that Kubernetes decides; what the real one does is tested on the real one (tests/cluster).
+It decides nothing that Kubernetes decides; what the real one does is tested on the real one (tests/cluster): see
+docs/decisions/0010.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ from inferbench_operator import connection, handlers, health, logs, paths, serve
 from inferbench_operator import observed as observing
 from inferbench_operator.api_errors import ApiError
 from inferbench_operator.cache import Cache
-from inferbench_operator.controller import Controller
-from inferbench_operator.health import Health, WatchAges
+from inferbench_operator.controller import Controller, WallClock, utc_now
+from inferbench_operator.health import FirstPass, Health, WatchAges
 from inferbench_operator.kube import Api, Json
 from inferbench_operator.metrics import Metrics
 from inferbench_operator.observed import Key
@@ -63,6 +63,8 @@ class Parts:
     watches: WatchAges
     filled: asyncio.Event
     """Set once everything was listed."""
+    first_pass: FirstPass = field(default_factory=FirstPass)
+    """Over once every benchmark that had ended by then was looked at."""
     left_out: set[str] = field(default_factory=set)
     """Namespaces to be watched that the server refused at the start: the others are served without them."""
     to_begin_anew: asyncio.Event = field(default_factory=asyncio.Event)
@@ -84,14 +86,14 @@ FROM_MEMORY = {"labelSelector": handlers.SELECTOR, "resourceVersion": "0"}
 Benchmarks are fewer and larger: they are read page by page, which version 0 does not know."""
 
 
-async def run(settings: Settings) -> None:
+async def run(settings: Settings, clock: WallClock = utc_now) -> None:
     """Serve until somebody asks to stop. Raises EnvironmentFault without a cluster, OSError without the port."""
     asyncio.get_running_loop().set_exception_handler(logs.log_loop_error)
     log.info("inferbench-operator %s", __version__)
     for line in settings.as_lines():
         log.info("%s", line)
     parts = await _parts(settings)
-    controller = Controller(parts.api, parts.cache, parts.queue, settings, parts.metrics, parts.page)
+    controller = Controller(parts.api, parts.cache, parts.queue, settings, parts.metrics, parts.page, clock)
     workers = [_worker(parts, controller) for _ in range(settings.workers)]
     try:
         async with (
@@ -138,7 +140,7 @@ def _health(parts: Parts, workers: list[asyncio.Task[None]]) -> Health:
         "watches": health.watches_alive(parts.watches),
         "loop": health.loop_in_time(parts.metrics),
     }
-    return Health(alive, {"caches": is_filled})
+    return Health(alive, {"caches": is_filled}, {"results": parts.first_pass.why_not_over})
 
 
 @asynccontextmanager
@@ -161,7 +163,7 @@ def _for_ever(parts: Parts) -> Iterator[Coroutine[None, None, None]]:
 async def _worker(parts: Parts, controller: Controller) -> None:
     """Wait until the cache is filled, then work."""
     await parts.filled.wait()
-    await controller.work()
+    await controller.work(parts.first_pass.looked_at)
 
 
 async def _relist_for_ever(parts: Parts) -> None:
@@ -189,6 +191,7 @@ async def _relist(parts: Parts) -> None:
         _spare_the_collector()
         _leave_out(parts, refused)
         changed |= parts.cache.benchmarks.keys()  # the finished ones too, to be shown on /results
+        parts.first_pass.expect(key for key in parts.cache.benchmarks if parts.cache.is_finished(key))
         log.info("%d benchmarks, %d Jobs, %d pods", len(benchmarks), len(jobs), len(pods))
     for key in sorted(changed, key=parts.cache.is_finished):  # those that wait for something go first
         parts.queue.add(key)

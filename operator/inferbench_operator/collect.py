@@ -67,11 +67,13 @@ def collect(observed: Observed, plan: Plan, now: datetime, lost_after: timedelta
     over = [index for index in open_ if (stages[index].is_over if index in stages else _had_a_job(observed))]
     owing = {stages[index].uid: stages[index] for index in over if index in stages}.values()
     ends = [_end_of(job) for job in owing]
+    fault = _fault(observed)
     waits_until = max((end + lost_after for end in ends if not has_passed(end, lost_after, now)), default=None)
-    unheard = () if waits_until is not None else tuple(job for job in owing if job.uid not in observed.listed_jobs)
+    is_asked = waits_until is None or fault is not None  # which ends the benchmark, so nothing more would be heard
+    unheard = tuple(job for job in owing if job.uid not in observed.listed_jobs) if is_asked else ()
     is_early = waits_until is not None or unheard
     lost = {} if is_early else {index: tried.get(index, ()) for index in over}
-    return Collected(final, lost, _fault(observed), waits_until, unheard)
+    return Collected(final, lost, fault, waits_until, unheard)
 
 
 def stages_so_far(observed: Observed) -> int:

@@ -65,6 +65,8 @@ class Memory:
     attempts: dict[str, Attempt] = field(default_factory=dict)
     shards: dict[str, Shard] | None = None
     missing_shards: tuple[str, ...] = ()
+    recalled: datetime | None = None
+    """When the shards were last read."""
     taken_names: frozenset[str] = frozenset()
     refusal: Refusal | None = None
     pod_refusals: dict[str, Trouble] = field(default_factory=dict)
@@ -74,6 +76,9 @@ class Memory:
     """Pods whose deletion was looked into."""
     written: Written = field(default_factory=Written)
     is_published: bool = False
+
+
+WallClock = Callable[[], datetime]
 
 
 def utc_now() -> datetime:
@@ -92,7 +97,7 @@ class Controller:
         settings: Settings,
         metrics: Metrics,
         page: ResultsPage,
-        clock: Callable[[], datetime] = utc_now,
+        clock: WallClock = utc_now,
     ) -> None:
         """Take what it works with."""
         self._api, self._hands = api, Hands(api)
@@ -101,14 +106,18 @@ class Controller:
         self._clock = clock
         self._memories: dict[Key, Memory] = {}
 
-    async def work(self) -> None:
-        """Look at one benchmark after the other until the queue is closed."""
+    async def work(self, looked: Callable[[Key], None]) -> None:
+        """Look at one benchmark after the other until the queue is closed.
+
+        `looked` is told of every look once it is over, whatever came of it.
+        """
         while True:
             try:
                 key = await self._queue.get()
             except QueueClosed:
                 return
             await self._look(key)
+            looked(key)
 
     async def _look(self, key: Key) -> None:
         """Look at a benchmark; whatever goes wrong is tried again, later and later."""
@@ -214,12 +223,16 @@ class Controller:
             memory.mistakes = error.mistakes
 
     async def _recall(self, seen: SeenBenchmark, stages: Iterable[SeenJob], memory: Memory) -> None:
-        """Find the plan and the shards, where they are not known yet: the plan that runs is the one in the Job."""
+        """Find the plan and the shards, where they are not known yet: the plan that runs is the one in the Job.
+
+        While it runs its shards are read again as often as everything is listed: what somebody deleted is put back from
+        the pods that still have it.
+        """
         if memory.plan is None and memory.wanted is not None:
             memory.plan = await self._plan_in(seen, stages) or await self._plan_in_shard(seen)
         if memory.plan is None and memory.wanted is not None:
             memory.plan = plans.expand(memory.wanted)
-        if memory.shards is None and memory.plan is not None:
+        if memory.plan is not None and (memory.shards is None or self._is_recall_due(memory)):
             await self._recall_shards(seen, memory, memory.plan)
 
     async def _plan_in(self, seen: SeenBenchmark, stages: Iterable[SeenJob]) -> Plan | None:
@@ -251,6 +264,11 @@ class Controller:
             else:
                 found[shard.name] = shard
         memory.shards, memory.missing_shards = found, tuple(missing)
+        memory.recalled = self._clock()
+
+    def _is_recall_due(self, memory: Memory) -> bool:
+        interval = timedelta(seconds=self._settings.resync_seconds)
+        return memory.recalled is None or observing.has_passed(memory.recalled, interval, self._clock())
 
     async def _config_map(self, key: Key, name: str) -> dict[str, str] | None:
         try:
@@ -336,7 +354,7 @@ class Controller:
             return
         if decision.status is not None:
             seen = await self._written(seen, decision.status)
-            self._remember_written(memory, decision)
+            memory.written = memory.written.after(decision, self._clock())
             self._cache.keep(seen)
         if decision.conditions is not None:
             seen = await self._hands.write_conditions(seen, decision.conditions)
@@ -373,10 +391,6 @@ class Controller:
             return False
         memory.shards = {**(memory.shards or {}), new.name: new.shard}
         return True
-
-    def _remember_written(self, memory: Memory, decision: Decision) -> None:
-        now = self._clock()
-        memory.written = Written(now, now if decision.summary is not None else memory.written.summary)
 
     def _publish(self, memory: Memory, seen: SeenBenchmark, decision: Decision) -> None:
         """Show a finished benchmark on /results, once; afterwards little of it is remembered."""
@@ -428,7 +442,7 @@ def _loaded(text: str, source: str) -> Plan | None:
 def _shard(name: str, data: dict[str, str] | shards.Data, plan: Plan) -> Shard | None:
     """Read a shard; None where it was tampered with."""
     try:
-        return Shard(name, shards.checksum(data), shards.unpack(data, plan))
+        return Shard(name, shards.checksum(data), shards.unpack(data, plan), shards.PLAN in data)
     except ResultError as error:
         log.warning("ConfigMap %s: %s", name, error)
         return None

@@ -1,6 +1,7 @@
 """The events of a benchmark: a handful of sentences, each with a name that follows from what it says.
 
-A name that is taken means that the event was posted already, by this operator or by one that died.
+A name that is taken means that the event was posted already, by this operator or by one that died. Of what stands in
+the way only the reason counts: its message names a pod, and each pod may wait for the same.
 """
 
 from __future__ import annotations
@@ -30,7 +31,18 @@ class EventType(StrEnum):
 
 def event(benchmark: SeenBenchmark, kind: EventType, reason: str, message: str, now: datetime) -> Manifest:
     """Return an event about a benchmark. The same reason and message give the same name."""
-    digest = hashlib.sha256(f"{benchmark.uid} {reason} {message}".encode()).hexdigest()[:16]
+    return _event(benchmark, kind, reason, message, now, f"{reason} {message}")
+
+
+def of_obstacle(benchmark: SeenBenchmark, reason: str, message: str, now: datetime) -> Manifest:
+    """Return the event about what stands in the way. The same reason gives the same name, whichever pod met it."""
+    return _event(benchmark, EventType.WARNING, reason, message, now, reason)
+
+
+def _event(
+    benchmark: SeenBenchmark, kind: EventType, reason: str, message: str, now: datetime, identity: str
+) -> Manifest:
+    digest = hashlib.sha256(f"{benchmark.uid} {identity}".encode()).hexdigest()[:16]
     return {
         "apiVersion": "v1",
         "kind": "Event",

@@ -6,7 +6,7 @@ A probe is a question with a short answer: None, or the sentence that says what 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping
 from typing import Any
 
 from inferbench_operator.kube import WATCH_SECONDS
@@ -55,13 +55,44 @@ class WatchAges:
         return ages
 
 
-class Health:
-    """The answers to /healthz and /readyz, from named probes."""
+class FirstPass:
+    """Benchmarks that had ended before the operator started: each is read once, before /results tells of any."""
 
-    def __init__(self, alive: Mapping[str, Probe], ready: Mapping[str, Probe]) -> None:
-        """Take the probes of /healthz, and those that /readyz asks besides."""
+    def __init__(self) -> None:
+        """Know of none: the cluster has not been listed yet."""
+        self._unread: set[Hashable] | None = None
+        self._count = 0
+
+    def expect(self, ended: Iterable[Hashable]) -> None:
+        """Take those that the first list has."""
+        self._unread = set(ended)
+        self._count = len(self._unread)
+
+    def looked_at(self, key: Hashable) -> None:
+        """Note a look, whatever came of it: one that cannot be read holds up no other."""
+        if self._unread is not None:
+            self._unread.discard(key)
+
+    def why_not_over(self) -> str | None:
+        """Say how many are still to be read; this is a probe."""
+        if self._unread is None:
+            return "The cluster has not been listed yet."
+        if not self._unread:
+            return None
+        of = f"{len(self._unread):,} of {self._count:,} benchmarks that had ended before the operator started"
+        return f"{of} are still to be read. A part of the results could be taken for all: ask again."
+
+
+class Health:
+    """The answers to /healthz and /readyz, and whether /results may be told, from named probes."""
+
+    def __init__(
+        self, alive: Mapping[str, Probe], ready: Mapping[str, Probe], results: Mapping[str, Probe] | None = None
+    ) -> None:
+        """Take the probes of /healthz, those that /readyz asks besides, and those of /results."""
         self._alive = dict(alive)
         self._ready = {**alive, **ready}
+        self._results = dict(results or {})
 
     def why_not_alive(self) -> tuple[str, ...]:
         """Say what a restart would mend; nothing when all is well."""
@@ -70,6 +101,10 @@ class Health:
     def why_not_ready(self) -> tuple[str, ...]:
         """Say why it does not do its work (yet); nothing when it does."""
         return _asked(self._ready)
+
+    def why_no_results(self) -> tuple[str, ...]:
+        """Say why /results would not tell all that there is (yet); nothing when it does."""
+        return _asked(self._results)
 
 
 def workers_alive(workers: Collection[asyncio.Task[object]]) -> Probe:

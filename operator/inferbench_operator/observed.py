@@ -196,6 +196,8 @@ class Shard:
     name: str
     sha256: str
     results: tuple[SweepResult, ...]
+    has_plan: bool = False
+    """Whether the plan lies in it too, without which no row can be read."""
 
 
 @dataclass(frozen=True, slots=True)

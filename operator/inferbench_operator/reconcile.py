@@ -54,7 +54,7 @@ class NewShard:
     @property
     def shard(self) -> Shard:
         """What the status will say of it."""
-        return Shard(self.name, packing.checksum(self.data), self.results)
+        return Shard(self.name, packing.checksum(self.data), self.results, packing.PLAN in self.data)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +63,13 @@ class Written:
 
     status: datetime | None = None
     summary: datetime | None = None
+    obstacles: frozenset[str] = frozenset()
+    """Reasons of what stood in the way so far: news once, everyday life if it comes again."""
+
+    def after(self, decision: Decision, now: datetime) -> Written:
+        """Return what is remembered once the status of a decision is written."""
+        told = self.obstacles if decision.obstacle is None else self.obstacles | {decision.obstacle}
+        return Written(now, self.summary if decision.summary is None else now, told)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ class Decision:
     shard: NewShard | None = None
     status: dict[str, Any] | None = None
     """The whole status."""
+    obstacle: str | None = None
+    """The reason, where the status tells of something that stands in the way."""
     conditions: list[dict[str, Any]] | None = None
     """Only its conditions, of a benchmark that has ended."""
     events: tuple[Manifest, ...] = ()
@@ -209,7 +218,8 @@ def _next_step(
         job=job,
         shard=shard,
         status=content if is_due else None,
-        events=tuple(_transitions(where, now)) if is_due else (),
+        obstacle=where.obstacle.reason if is_due and where.obstacle is not None else None,
+        events=tuple(_transitions(where, written, now)) if is_due else (),
         job_patches=tuple(_corrections(observed, spec)),
         unexplained_job=_unexplained(observed, now),
         summary=where.summary,
@@ -257,7 +267,7 @@ def _unexplained(observed: Observed, now: datetime) -> str | None:
     return job.name if job is not None and standing.is_unexplained(observed, now) else None
 
 
-def _transitions(where: Standing, now: datetime) -> Iterator[Manifest]:
+def _transitions(where: Standing, written: Written, now: datetime) -> Iterator[Manifest]:
     """Say what has changed since the last status: what was planned, what stands in the way, what is tried again."""
     observed = where.observed
     before, benchmark = observed.benchmark.status, observed.benchmark
@@ -265,12 +275,12 @@ def _transitions(where: Standing, now: datetime) -> Iterator[Manifest]:
         cells, sweeps = len(where.plan.measurable_cells), len(where.plan.sweeps)
         planned = f"{cells} cells in {sweeps} sweeps, plan {where.plan.short_hash}."
         yield events.event(benchmark, EventType.NORMAL, "Planned", planned, now)
-    obstacle = where.obstacle
-    if obstacle is not None and observing.condition(before, "Running").get("reason") != obstacle.reason:
-        yield events.event(benchmark, EventType.WARNING, obstacle.reason, obstacle.message, now)
-    known = {stage["job"] for stage in before.get("stages") or ()}
+    obstacle, known = where.obstacle, {observing.condition(before, "Running").get("reason"), *written.obstacles}
+    if obstacle is not None and obstacle.reason not in known:
+        yield events.of_obstacle(benchmark, obstacle.reason, obstacle.message, now)
+    named = {stage["job"] for stage in before.get("stages") or ()}
     for job in observed.jobs:
-        if job.stage > 0 and job.name not in known:
+        if job.stage > 0 and job.name not in named:
             lost = f"{len(job.all_sweeps)} sweeps gave no result and are run once more by Job {job.name}."
             yield events.event(benchmark, EventType.WARNING, "SweepsLost", lost, now)
 
@@ -281,24 +291,40 @@ def _transitions(where: Standing, now: datetime) -> Iterator[Manifest]:
 def _until_status_is_due(
     before: Json, after: Json, interval: timedelta, now: datetime, written: Written
 ) -> timedelta | None:
-    """Tell how long the status may wait: headlines go at once, counters every few seconds; None: nothing is new."""
+    """Tell how long the status may wait: headlines go at once, counters every few seconds; None: nothing is new.
+
+    An obstacle that was told before waits as counters do, and so does its end: where several benchmarks share a GPU,
+    each pod may wait for it.
+    """
     if before == after:
         return None
-    if _headlines(before) != _headlines(after) or written.status is None:
+    if _headlines(before, written.obstacles) != _headlines(after, written.obstacles) or written.status is None:
         return timedelta(0)
-    if before.get("sweeps") == after.get("sweeps") and before.get("summary") == after.get("summary"):
+    if _headlines(before) == _headlines(after) and all(before.get(each) == after.get(each) for each in COUNTERS):
         return None  # only a message is new; it goes with the next counter
     is_due = observing.has_passed(written.status, interval, now)
     return timedelta(0) if is_due else written.status + interval - now
 
 
+COUNTERS = ("sweeps", "summary")
+
 UNHURRIED = "HardwareUniform"
 """Told with the first result, whose counters follow within seconds anyway: no headline of its own."""
 
+OF_PROGRESS = frozenset({"Running", "Succeeded", "Finished"})
+"""The conditions that name what stands in the way while a benchmark goes on."""
 
-def _headlines(content: Json) -> tuple[Any, ...]:
-    conditions = content.get("conditions") or ()
-    told = [(each["type"], each["status"], each["reason"]) for each in conditions if each["type"] != UNHURRIED]
+
+def _headlines(content: Json, familiar: frozenset[str] = frozenset()) -> tuple[Any, ...]:
+    """Return what is told at once. Between going on and a familiar obstacle there is no difference."""
+    conditions = [each for each in content.get("conditions") or () if each["type"] != UNHURRIED]
+    dull = {"SweepsRunning", *familiar}
+    told = [
+        (each["type"],)
+        if each["type"] in OF_PROGRESS and each["reason"] in dull
+        else (each["type"], each["status"], each["reason"])
+        for each in conditions
+    ]
     stages = [stage["job"] for stage in content.get("stages") or ()]
     shards = [shard["configMap"] for shard in content.get("shards") or ()]  # one that is not named is not found again
     return told, stages, content.get("plan"), content.get("observedGeneration"), shards
@@ -336,12 +362,13 @@ def _until_shard_is_due(
 
 
 def _new_shard(observed: Observed, plan: Plan, unsafe: Sequence[SweepResult]) -> NewShard:
-    """Return the next shard; the plan lies in the first one."""
+    """Return the next shard; the plan lies in the first one, and in another if that was deleted."""
     taken = {shard.name for shard in observed.shards} | observed.taken_names
     names = (jobs.shard_name(observed.benchmark, plan, number) for number in count())
     name = next(name for name in names if name not in taken)
     results = tuple(unsafe[: packing.MAX_RESULTS])
-    return NewShard(name, packing.pack(results, None if observed.shards else plan), results)
+    has_plan = any(shard.has_plan for shard in observed.shards)
+    return NewShard(name, packing.pack(results, None if has_plan else plan), results)
 
 
 # ---- a benchmark that ends, or has ended ---------------------------------------------------------

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from aiohttp import hdrs, web
 
@@ -34,7 +34,8 @@ async def serve(settings: Settings, metrics: Metrics, page: ResultsPage, health:
 
 def application(metrics: Metrics, page: ResultsPage, health: Health) -> web.Application:
     """Return the pages as an application."""
-    handlers = (_metrics(metrics), _results(page), _answer(health.why_not_alive), _answer(health.why_not_ready))
+    results = _results(page, health.why_no_results)
+    handlers = (_metrics(metrics), results, _answer(health.why_not_alive), _answer(health.why_not_ready))
     app = web.Application()
     app.add_routes([web.get(path, handler) for path, handler in zip(PATHS, handlers, strict=True)])
     app.router.add_get("/", _index)
@@ -53,8 +54,10 @@ def _metrics(metrics: Metrics) -> Handler:
     return handler
 
 
-def _results(page: ResultsPage) -> Handler:
+def _results(page: ResultsPage, why_not: Callable[[], tuple[str, ...]]) -> Handler:
     async def handler(request: web.Request) -> web.StreamResponse:
+        if sentences := why_not():
+            return _said(503, sentences)
         rendered = page.snapshot(request.headers.get(hdrs.ACCEPT, ""))
         response = web.StreamResponse(headers={hdrs.CONTENT_TYPE: rendered.content_type})
         chunks = _encoded(rendered, response, compress="gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, ""))
@@ -82,6 +85,10 @@ def _encoded(rendered: Rendered, response: web.StreamResponse, *, compress: bool
 def _answer(why_not: Callable[[], tuple[str, ...]]) -> Handler:
     async def handler(_: web.Request) -> web.Response:
         sentences = why_not()
-        return web.Response(status=503 if sentences else 200, text="".join(f"{s}\n" for s in sentences or ("ok",)))
+        return _said(503, sentences) if sentences else _said(200, ("ok",))
 
     return handler
+
+
+def _said(status: int, sentences: Iterable[str]) -> web.Response:
+    return web.Response(status=status, text="".join(f"{sentence}\n" for sentence in sentences))

@@ -169,12 +169,16 @@ def _judged(found: Summary, spec: BenchmarkSpec) -> Ending:
 
 
 def _blocked_since(observed: Observed) -> datetime | None:
-    """Tell since when it runs no more although it should: not since it was suspended, or waited in a queue."""
+    """Tell since when it runs no more although it should: not since it was suspended, or waited in a queue.
+
+    What comes and goes is told every few seconds only, so a pod that ended meanwhile shows that something has run.
+    """
     told = [observing.condition(observed.benchmark.status, kind) for kind in ("Running", "Suspended", "QuotaReserved")]
     running, suspended, reserved = told
     if running.get("status") != "False" or suspended.get("status") == "True" or reserved.get("reason") == "Waiting":
         return None
-    return max(observing.time(each["lastTransitionTime"]) for each in told if each)
+    ends = [each.pod.finished for each in observed.attempts if each.pod.finished is not None]
+    return max([*(observing.time(each["lastTransitionTime"]) for each in told if each), *ends])
 
 
 IMAGE_REASONS = frozenset({

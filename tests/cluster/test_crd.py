@@ -334,7 +334,7 @@ def test_kubectl_finds_it_by_all_its_names_and_by_its_category(kubectl):
         assert "good" in kubectl.run("get", name, "--output", "name")
 
 
-def test_kubectl_explains_every_field(kubectl):
+def test_kubectl_explains_fields_of_spec_and_status_in_our_words(kubectl):
     rounds = kubectl.run("explain", "ibench.spec.measurement.rounds")
     weights = kubectl.run("explain", "ibench.spec.model.torchvision.weights")
     best = kubectl.run("explain", "ibench.status.summary.best")

@@ -13,6 +13,7 @@ from tests.bad_specs import BY_OPERATOR
 from tests.cluster.benchmarks import SECONDS, a_benchmark, the_condition, the_status, until
 from tests.kubernetes.client import eventually
 from tests.kubernetes.fake_kubelet import Ending
+from tests.kubernetes.nodes import GPU
 from tests.kubernetes.operators import Operator
 from tests.kubernetes.sweeps import Sweeps, latency_ns
 
@@ -191,6 +192,18 @@ def test_a_gpu_that_no_node_has_is_named_within_seconds(operator, kubectl, kubel
     running = until(kubectl, "Running", "Unschedulable", seconds=15)
 
     assert "didn't match Pod's node affinity" in running["message"] or "Insufficient" in running["message"]
+
+
+def test_sweeps_run_on_nodes_with_the_gpu_that_is_asked_for(operator, kubectl, kubelet, api, namespace, on_fake_nodes):
+    kubectl.apply(a_benchmark(on_nodes=on_fake_nodes, device="gpu", gpu={"products": ["NVIDIA-Imaginary", GPU]}))
+
+    kubectl.wait("ibench/resnet50", condition="Succeeded", seconds=SECONDS)
+
+    pods = kubectl.get("pods")["items"]
+    nodes = {node["metadata"]["name"]: node["metadata"]["labels"] for node in api.items("/api/v1/nodes")}
+    assert len(pods) == 4
+    assert {nodes[pod["spec"]["nodeName"]].get("nvidia.com/gpu.product") for pod in pods} == {GPU}
+    assert {pod["spec"]["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] for pod in pods} == {"1"}
 
 
 def test_an_image_that_cannot_be_pulled_is_named(operator, kubectl, kubelet, on_fake_nodes):

@@ -19,7 +19,7 @@ import sys
 import tempfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -84,6 +84,8 @@ class Operator:
     """Other namespaces that it watches too."""
     port: int = 0
     """Where it serves its pages; 0: one that is free."""
+    program: Sequence[str] = ("-m", "inferbench_operator")
+    """What Python runs: the operator, or a file that starts an odd one."""
     process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -123,7 +125,7 @@ class Operator:
             **self.settings,
         }
         with self.log.open("ab") as log:
-            self.process = _started(environment, log)
+            self.process = _started(self.program, environment, log)
         if is_ready:
             eventually(self._is_ready, READY_SECONDS, f"the operator to be ready; its log is {self.log}")
 
@@ -187,8 +189,8 @@ def _rights(*, is_everywhere: bool) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True).stdout
 
 
-def _started(environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-P", "-m", "inferbench_operator"]
+def _started(program: Sequence[str], environment: Mapping[str, str], log: IO[bytes]) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-P", *program]
     return subprocess.Popen(command, env=dict(environment), stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd="/")
 
 

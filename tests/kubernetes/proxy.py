@@ -34,6 +34,7 @@ REASONS = {
     404: "NotFound",
     409: "Conflict",
     410: "Expired",
+    422: "Invalid",
     429: "TooManyRequests",
     500: "InternalError",
     503: "ServiceUnavailable",
@@ -58,6 +59,8 @@ class Fault:
     """get, list, watch, create, update, patch, delete, or * for all; several with a comma."""
     path: str = "*"
     """A pattern for the path, as in a shell: `*/jobs`, `*/namespaces/mine/*`, `*/status`."""
+    containing: str = ""
+    """Only requests whose body has this in it."""
     count: int = 1
     """How many requests meet it; -1: all, until `clear`."""
     status: int = 0
@@ -77,10 +80,11 @@ class Fault:
     hits: int = 0
     """How many requests have met it so far."""
 
-    def matches(self, verb: str, path: str) -> bool:
+    def matches(self, verb: str, path: str, body: bytes) -> bool:
         """Tell whether a request meets it."""
         is_verb = self.verb == "*" or verb in self.verb.split(",")
-        return self.count != 0 and is_verb and fnmatch.fnmatchcase(path, self.path)
+        is_asked = is_verb and fnmatch.fnmatchcase(path, self.path) and self.containing.encode() in body
+        return self.count != 0 and is_asked
 
 
 @dataclass(frozen=True)
@@ -189,7 +193,8 @@ class FaultProxy:
 
     async def _answer(self, request: web.Request) -> web.StreamResponse:
         verb = verb_of(request.method, request.path, request.query)
-        fault = next((fault for fault in self._faults if fault.matches(verb, request.path)), None)
+        body = await request.read()
+        fault = next((fault for fault in self._faults if fault.matches(verb, request.path, body)), None)
         if fault is None:
             return await self._pass_on(request, verb, None)
         fault.count -= fault.count > 0

@@ -100,6 +100,25 @@ def layers(layout: Path) -> Mapping[str, Sequence[int]]:
     return found
 
 
+def labels(layout: Path) -> Mapping[str, Mapping[str, str]]:
+    """Return the labels of the images in a folder."""
+    found = {}
+    for entry in _content(layout / "index.json")["manifests"]:
+        manifest = _content(_blob(layout, entry["digest"]))
+        config = _content(_blob(layout, manifest["config"]["digest"]))["config"]
+        found[entry["annotations"][NAME_FOR_CONTAINERD]] = config.get("Labels") or {}
+    return found
+
+
+def revision() -> str:
+    """Return the commit of this source, with `-dirty` where it was changed since; unknown outside of a checkout."""
+    command = ("git", "-C", ROOT, "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*")
+    try:
+        return _run(*command).strip()
+    except (ImageError, OSError):
+        return "unknown"
+
+
 def base_name() -> str:
     """Return the name of the base, which changes with what it is made of."""
     inputs = (SUITE_OF_DEBIAN, MIRROR, *BASE_PACKAGES, *NOT_NEEDED)
@@ -169,7 +188,8 @@ def _build(name: str, base: str) -> None:
             file.write_text(PAUSE_FILE.format(base=base))
             _bud(name, empty)
     else:
-        arguments = [f"--build-arg=BASE={base}", f"--build-arg=VERSION={_version()}"]
+        told = {"BASE": base, "VERSION": _version(), "REVISION": revision()}
+        arguments = [f"--build-arg={argument}={value}" for argument, value in told.items()]
         mounts = [f"--volume={path}:{path}:ro" for each in MOUNTED if (path := Path(each).expanduser()).exists()]
         _bud(name, ROOT, f"--target={(TARGETS | STAGES)[name]}", *arguments, *mounts)
     _say(f"  {time.monotonic() - started:.0f} s")

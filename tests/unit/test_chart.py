@@ -163,12 +163,12 @@ class TestResourceDefinitions:
         copied = {file.name: file.read_bytes() for file in (CHART / "files/crds").iterdir()}
 
         assert crd.FILE in kept
-        assert copied == kept, "run `make crds`"
+        assert copied == kept, "run `make generated`"
 
     def test_the_variant_without_rules_on_pod_templates_is_the_one_that_the_contract_makes(self):
         made = crd.dump(crd.definition(allow_privileged_pod_templates=True))
 
-        assert (CHART / "files/crds-privileged" / crd.FILE).read_text(encoding="utf-8") == made, "run `make crds`"
+        assert (CHART / "files/crds-privileged" / crd.FILE).read_text(encoding="utf-8") == made, "run `make generated`"
 
 
 def test_the_chart_has_the_version_of_the_package():

@@ -269,6 +269,13 @@ def test_a_job_that_its_policy_ended_is_a_fault_even_where_the_pod_is_gone():
     assert collected(failed).fault == "exit code 44"
 
 
+def test_before_a_fault_ends_the_benchmark_all_that_the_pods_of_its_job_said_is_heard():
+    failed = a_job(PLAN, end=JobEnd.FAILED, end_reason="PodFailurePolicy", end_message="exit code 44", ended=NOW)
+
+    assert collected(failed, is_heard=False).unheard == (failed,)
+    assert collected(failed).unheard == ()
+
+
 def test_stages_whose_jobs_are_gone_are_counted():
     told = {"stages": [{"job": "a-0", "sweeps": 2, "reason": "Deleted"}]}
 

@@ -35,6 +35,7 @@ class Life:
     """A cluster with one benchmark, and the operator that looks at it."""
 
     asked: object = field(default_factory=wanted)
+    now: object = NOW
     store: Store = field(default_factory=Store)
 
     def __post_init__(self):
@@ -52,7 +53,7 @@ class Life:
         """Let the operator know what the cluster has, and nothing else."""
         self.cache, self.queue, self.page = Cache(), Queue(lambda: 0.0), ResultsPage("cells", 1_000)
         self.controller = Controller(
-            self.store, self.cache, self.queue, SETTINGS, Metrics(), self.page, clock=lambda: NOW
+            self.store, self.cache, self.queue, SETTINGS, Metrics(), self.page, clock=lambda: self.now
         )
         self.hear()
 
@@ -608,3 +609,40 @@ def test_a_benchmark_that_is_refused_is_deleted_when_its_time_has_come():
     life.look()
 
     assert PATH not in life.store.objects
+
+
+@pytest.mark.parametrize("goes_well", [True, False])
+def test_every_look_is_told_of_once_it_is_over_whatever_came_of_it(goes_well):
+    life = Life()
+    life.store.refuse = lambda _: None if goes_well else ApiError("POST /x", 500, "InternalError", "etcd is away")
+    life.queue.add(KEY)
+    looked_at = []
+
+    def looked(key):
+        looked_at.append(key)
+        life.queue.close()
+
+    asyncio.run(life.controller.work(looked))
+
+    assert looked_at == [KEY]
+
+
+def test_a_shard_that_somebody_deleted_while_it_runs_is_made_again_of_what_its_pods_still_say():
+    life = Life()
+    life.look()
+    (job,) = life.store.of("jobs").values()
+    message = a_message(life.plan, life.plan.sweeps[0]).decode()
+    life.store.objects[paths.pods("default", "p0")] = pod_of(job, 0, "p0", message)
+    life.now += timedelta(seconds=SETTINGS.shard_after_seconds)
+    life.hear()
+    life.look()
+    ((name, kept),) = life.store.of("configmaps").items()
+    del life.store.objects[paths.config_maps("default", name)]
+    life.look()
+    assert not life.store.of("configmaps"), "it is not asked for at each look"
+
+    life.now += timedelta(seconds=SETTINGS.resync_seconds)
+    life.look()
+
+    assert life.store.of("configmaps")[name]["data"] == kept["data"]
+    assert [shard["configMap"] for shard in life.status["shards"]] == [name]

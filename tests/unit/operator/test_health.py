@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from inferbench_operator import health
-from inferbench_operator.health import Health, WatchAges
+from inferbench_operator.health import FirstPass, Health, WatchAges
 from inferbench_operator.workqueue import Backlog, Queue
 from tests import virtual_time
 
@@ -130,3 +130,30 @@ def test_a_loop_that_is_late_does_not_do_its_work():
     assert probe() is None
     metrics.last_lag_seconds = 5.1
     assert probe() == "The event loop was 5.1 s late; expected at most 5 s."
+
+
+# ---- the first pass ------------------------------------------------------------------------------
+
+
+def test_results_are_told_once_all_that_had_ended_was_looked_at():
+    first = FirstPass()
+    healthy = Health({}, {}, {"results": first.why_not_over})
+    assert healthy.why_no_results() == ("results: The cluster has not been listed yet.",)
+
+    first.looked_at("early")
+    first.expect(["a", "b"])
+    first.looked_at("a")
+    (told,) = healthy.why_no_results()
+    assert told.startswith("results: 1 of 2 benchmarks that had ended before the operator started are still to be read")
+    assert healthy.why_not_ready() == (), "it serves all others meanwhile"
+
+    first.looked_at("b")
+    assert healthy.why_no_results() == ()
+
+
+def test_where_nothing_has_ended_the_first_pass_is_over_with_the_list():
+    first = FirstPass()
+
+    first.expect([])
+
+    assert first.why_not_over() is None

@@ -452,6 +452,78 @@ def test_counters_are_written_every_few_seconds_at_most():
     assert world.writes <= 10 + seconds / SETTINGS.status_interval_seconds
 
 
+def test_pods_that_wait_one_by_one_for_a_shared_gpu_cost_one_event_and_what_counters_cost():
+    world = World(wanted(measurement={"rounds": 48}))
+    world.look()
+    for _ in world.plan.sweeps:
+        world.step()
+        world.hinder()
+        world.pass_time(3)
+        world.look()
+        world.step()
+        world.look()
+        world.pass_time(1)
+        world.step()
+        world.look()
+
+    world.settle()
+
+    seconds = (world.now - NOW).total_seconds()
+    assert world.writes <= 10 + seconds / SETTINGS.status_interval_seconds
+    assert sorted(event["reason"] for event in world.events.values()) == ["Planned", "Succeeded", "Unschedulable"]
+
+
+def hindered():
+    """Return a world whose only pod waited for a GPU, which the status has told, and runs now."""
+    world = World(wanted())
+    world.look()
+    world.step()
+    world.hinder()
+    world.pass_time(3)
+    world.look()
+    assert condition(world.status, "Running")["reason"] == "Unschedulable"
+    world.step()
+    return world
+
+
+def test_what_stands_in_the_way_again_and_that_it_goes_on_are_told_with_the_counters():
+    world, seconds = hindered(), SETTINGS.status_interval_seconds
+
+    for reason, stands_in_the_way in [("SweepsRunning", False), ("Unschedulable", True)]:
+        if stands_in_the_way:
+            world.hinder()
+        assert world.look().status is None
+        assert world.look().again_after == timedelta(seconds=seconds)
+        world.pass_time(seconds)
+        world.look()
+        assert condition(world.status, "Running")["reason"] == reason
+    assert sorted(event["reason"] for event in world.events.values()) == ["Planned", "Unschedulable"]
+
+
+def test_another_reason_why_nothing_runs_is_told_at_once():
+    world = hindered()
+    world.hinder(Trouble("ImagePullBackOff", "not found"))
+
+    world.look()
+
+    assert condition(world.status, "Running")["reason"] == "ImagePullFailed"
+    assert {event["reason"] for event in world.events.values()} == {"Planned", "Unschedulable", "ImagePullFailed"}
+
+
+def test_an_operator_that_starts_anew_posts_no_second_event_about_what_stands_in_the_way():
+    world = hindered()
+    world.look()
+    world.pass_time(SETTINGS.status_interval_seconds)
+    world.look()
+    world.restart()
+    world.hinder(Trouble("Unschedulable", "another pod waits"))
+
+    world.look()
+
+    assert condition(world.status, "Running")["reason"] == "Unschedulable"
+    assert sorted(event["reason"] for event in world.events.values()) == ["Planned", "Unschedulable"]
+
+
 def test_where_many_run_counters_wait_longer():
     world = World(wanted(measurement={"rounds": 12}))
     world.settle()
@@ -488,6 +560,18 @@ def test_a_shard_that_is_not_full_waits_once_there_are_many(count, is_due):
     decision = decide(with_shards(count), SETTINGS, NOW + timedelta(days=1), Written(NOW))
 
     assert (decision.shard is not None) == is_due
+
+
+def test_the_plan_goes_into_the_next_shard_where_the_one_that_held_it_was_deleted():
+    later = NOW + timedelta(days=1)
+
+    kept, lost = (
+        decide(replace(with_shards(1), shards=(Shard("r0", "0" * 64, (), has_plan),)), SETTINGS, later, Written(NOW))
+        for has_plan in (True, False)
+    )
+
+    assert packing.PLAN not in kept.shard.data
+    assert packing.PLAN in lost.shard.data
 
 
 def test_results_that_cannot_be_kept_are_told_while_their_job_runs_on():
@@ -545,8 +629,24 @@ def test_a_shard_is_named_at_once():
 
 # ---- whatever happens ----------------------------------------------------------------------------
 
-FATES = ["well"] * 6 + ["crash", "garbage", "foreign", "silent", "oom", "killed", "deadline", "stopped", "deleted"]
-ACTS = ["look", "step", "step", "step", "pass", "restart", "delete-job", "suspend", "resume", "widen", "refuse", "take"]
+FATES = ["well"] * 8 + [
+    "crash", "garbage", "foreign", "silent", "oom", "killed", "deadline", "stopped", "deleted", "fault",
+    "misconfigured",
+]  # fmt: skip
+BY_ITSELF = ["look", "look", "step", "step", "step", "pass", "wait", "hinder", "hinder"]
+"""What a cluster does by itself, pods that no node takes for a while included."""
+
+FROM_OUTSIDE = ["restart", "delete-job", "suspend", "resume", "widen", "refuse-shards", "refuse-jobs", "take"]
+"""What somebody does to it."""
+
+MOST_WRITES, MOST_WRITES_FROM_OUTSIDE = 13, 3
+"""By itself: three of the first stage, two of the reason why nothing runs, three of a second stage, five at the end."""
+
+
+def most_writes(seconds, from_outside):
+    """Return how many writes a benchmark may cost that took so long, while somebody did so much to it."""
+    counters, shards = 1 / SETTINGS.status_interval_seconds, 2 / SETTINGS.shard_after_seconds  # and who names them
+    return MOST_WRITES + MOST_WRITES_FROM_OUTSIDE * from_outside + (counters + shards) * seconds
 
 
 @given(data=st.data())
@@ -565,43 +665,41 @@ def test_whatever_happens_a_benchmark_ends_and_no_result_is_lost(data):
         return fates.setdefault((sweep, attempt), data.draw(st.sampled_from(FATES)))
 
     world = World(wanted(**spec), fate, hides_pods=data.draw(st.booleans()))
-    for act in data.draw(st.lists(st.sampled_from(ACTS), max_size=40)):
+    acts = data.draw(st.lists(st.sampled_from(BY_ITSELF + FROM_OUTSIDE), max_size=40))
+    for act in acts:
         _act(world, act, spec)
-    world.asked, world.refuses_shards = wanted(**spec), False
+    world.asked, world.refuses_shards, world.refuses_jobs = wanted(**spec), False, False
     world.settle()
 
     assert condition(world.status, "Finished")["status"] == "True"
     assert len(world.jobs_made) <= 2
     assert not [name for name, count in Counter(world.jobs_made).items() if count > 1]
+    seconds, from_outside = (world.now - NOW).total_seconds(), sum(act in FROM_OUTSIDE for act in acts)
+    assert world.writes <= most_writes(seconds, from_outside)
     safe = outcomes(world.shards.values())
-    assert safe.keys() == {sweep.index for sweep in world.plan.sweeps}
+    has_fault = condition(world.status, "Succeeded")["reason"] == "EnvironmentFault"
+    assert has_fault or safe.keys() == {sweep.index for sweep in world.plan.sweeps}
     for sweep in world.plan.sweeps:
-        assert {cell.batch_size for cell in safe[sweep.index]} == set(sweep.batch_sizes)
         is_read = sweep.index not in world.unread
-        if fates.get((sweep.index, 1)) == "well" and world.tries.get(sweep.index) == 1 and is_read:
+        ended_well = fates.get((sweep.index, 1)) == "well" and world.tries.get(sweep.index) == 1 and is_read
+        if ended_well or not has_fault:
+            assert {cell.batch_size for cell in safe[sweep.index]} == set(sweep.batch_sizes)
+        if ended_well:
             assert all(cell.outcome is Outcome.MEASURED for cell in safe[sweep.index])
 
 
 def _act(world, act, spec):
-    match act:
-        case "look":
-            world.look()
-        case "step":
-            world.step()
-        case "pass":
-            world.pass_time(30)
-        case "restart":
-            world.restart()
-        case "delete-job":
-            world.delete_job()
-        case "suspend":
-            world.asked = wanted(**spec, suspend=True)
-        case "resume":
-            world.asked = wanted(**spec)
-        case "widen":
-            world.asked = wanted(**spec, parallelism=3)
-        case "refuse" | "take":
-            world.refuses_shards = act == "refuse"
+    acts = {
+        "pass": lambda: world.pass_time(30),
+        "wait": lambda: world.pass_time(3),
+        "suspend": lambda: vars(world).update(asked=wanted(**spec, suspend=True)),
+        "resume": lambda: vars(world).update(asked=wanted(**spec)),
+        "widen": lambda: vars(world).update(asked=wanted(**spec, parallelism=3)),
+        "refuse-shards": lambda: vars(world).update(refuses_shards=True),
+        "refuse-jobs": lambda: vars(world).update(refuses_jobs=True),
+        "take": lambda: vars(world).update(refuses_shards=False, refuses_jobs=False),
+    }
+    acts.get(act, getattr(world, act.replace("-", "_"), None))()
 
 
 def test_the_builders_of_results_agree_with_the_world():

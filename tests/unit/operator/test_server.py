@@ -32,9 +32,9 @@ def probes(letter, sentences):
     return {f"{letter}{i}": lambda sentence=sentence: sentence for i, sentence in enumerate(sentences)}
 
 
-def answered(ask, page=None, alive=(), ready=(), **session):
+def answered(ask, page=None, alive=(), ready=(), results=(), **session):
     """Let `ask(client)` ask a server whose probes complain so."""
-    health = Health(probes("p", alive), probes("r", ready))
+    health = Health(probes("p", alive), probes("r", ready), probes("s", results))
 
     async def main():
         app = server.application(Metrics(), page or a_page(), health)
@@ -67,6 +67,13 @@ def test_results_are_the_page():
 
     assert (status, content_type) == (200, "text/plain; version=0.0.4; charset=utf-8")
     assert text == page.render().decode()
+
+
+def test_results_are_not_told_by_halves():
+    status, content_type, text = answered(get("/results"), results=("Not all yet.",))
+
+    assert (status, content_type, text) == (503, "text/plain; charset=utf-8", "s0: Not all yet.\n")
+    assert answered(get("/readyz"), results=("Not all yet.",))[0] == 200
 
 
 @pytest.mark.parametrize("path", ["/metrics", "/results"])
@@ -121,7 +128,7 @@ def test_while_a_large_page_is_written_everybody_else_has_a_turn(encoding):
             await counting
             return turns[0]
 
-    assert answered(ask, page) >= chunks
+    assert answered(ask, page) >= chunks - 1  # the first is on its way when the headers are read
 
 
 def test_asked_for_the_head_of_the_page_it_says_how_long_it_would_be():

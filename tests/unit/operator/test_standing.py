@@ -10,7 +10,7 @@ import pytest
 from inferbench_operator import standing
 from inferbench_operator.observed import JobEnd, Refusal, Trouble, written
 from inferbench_operator.reconcile import Written, decide
-from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, condition, seen, wanted
+from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, attempts, condition, ended, seen, wanted
 
 UNSCHEDULABLE = Trouble("Unschedulable", "0/3 nodes are available.")
 UNBOUND = Trouble("Unschedulable", "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims.")
@@ -145,6 +145,14 @@ def test_what_is_blocked_for_a_day_ends():
 
     assert ends(conditions(Running=blocked, Suspended=("False", "NotSuspended", 2 * DAY)))
     assert not ends(conditions(Running=("False", "QuotaExceeded", DAY / 2), Suspended=("False", "NotSuspended", DAY)))
+
+
+def test_a_pod_that_has_ended_since_shows_that_it_was_not_blocked_all_day(plan, job):
+    blocked = conditions(Running=("False", "QuotaExceeded", DAY), Suspended=("False", "NotSuspended", 2 * DAY))
+    ran = attempts(plan, job, [ended(a_pod(job), finished=NOW - timedelta(hours=1))])
+
+    assert ends(blocked, jobs=(job,))
+    assert not ends(blocked, jobs=(job,), attempts=ran)
 
 
 def test_days_of_suspension_do_not_count_as_days_of_waiting():
