@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib import resources
@@ -331,7 +331,7 @@ def _best_row(view: View, best: Best) -> Sequence[object]:
     return (
         row.cell.batch_size,
         tag("b", row.cell.strategy),
-        *_numbers(view, row),
+        *_numbers(view, row, sentences.accuracy),
         _badge(_verdict(view, row)),
         join([_quiet(sentences.ratio(best.margin)), *following]),
         _doubted(row, view.summary.table.opposite(row)),
@@ -349,7 +349,7 @@ def _number_headings(view: View) -> Sequence[str]:
     return ("Latency", "Inputs/s", *energy, "Speedup", *accuracy)
 
 
-def _numbers(view: View, row: Row) -> Sequence[Html]:
+def _numbers(view: View, row: Row, accuracy: Callable[[Row], str]) -> Sequence[Html]:
     """Write what `_number_headings` names."""
     is_baseline = row.may_rank and row.cell.strategy == view.summary.table.baseline
     return (
@@ -357,7 +357,7 @@ def _numbers(view: View, row: Row) -> Sequence[Html]:
         _quiet(figures.inputs_per_second(row.throughput)),
         *([join([sentences.energy(row.energy_joules)])] if view.has_energy else []),
         Html("1x") if is_baseline else _quiet(sentences.ratio(row.speedup)),
-        *([_quiet(sentences.full_accuracy(row))] if view.has_accuracy else []),
+        *([_quiet(accuracy(row))] if view.has_accuracy else []),
     )
 
 
@@ -549,7 +549,7 @@ def _cell(view: View, row: Row) -> Sequence[object]:
     remarks = ", ".join(filter(None, [reason, *doubted]))
     clock = [_clock(row)] if view.has_clock else []
     place = (row.cell.strategy, row.cell.batch_size, _outcome(row))
-    return *place, *_numbers(view, row), _verdict(view, row), *clock, remarks
+    return *place, *_numbers(view, row, sentences.full_accuracy), _verdict(view, row), *clock, remarks
 
 
 def _clock(row: Row) -> str:
