@@ -29,7 +29,7 @@ LABELS = {
     "logicalCpus": "Logical CPUs",
     "affinity": "CPUs allowed",
     "quotaMilliCpus": "CPU quota",
-    "throttledPeriods": "Periods in which it ran out",
+    "throttledPeriods": "Periods in which the CPU quota ran out",
     "threadsDefault": "Threads without cpu.threads",
     "loadAverageMilli": "Load average at the start",
     "gpus": "GPUs",

@@ -7,6 +7,8 @@ from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
 from rich import box
+from rich.cells import cell_len
+from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
@@ -18,7 +20,7 @@ from inferbench_contract.summary import Summary
 from inferbench_contract.words import FAILED_OUTCOMES, Doubt, Judgement, Outcome
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, JustifyMethod
 
 STRATEGY = "Strategy"
 ENERGY = "Energy/input"
@@ -28,20 +30,29 @@ ACCURACY = "vs\nfp32"
 VERDICT = "vs\nbaseline"
 """Of the best strategy and the baseline; how the best stands to the next one is what the sentences say. In two lines,
 so that a usual table fits into 80 columns."""
-COLUMNS = ("Batch", STRATEGY, "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, ACCURACY, "Doubts")
-UNBROKEN = ("Batch", STRATEGY, "Inputs/s", ENERGY, VERDICT)
+DOUBTS = "Doubts"
+"""The only column that wraps by itself."""
+COLUMNS = ("Batch", STRATEGY, "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, ACCURACY, DOUBTS)
 NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
 STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UNDECIDED: "yellow"}
 
+Breaks = tuple[tuple[str, str], ...]
+INTERVALS: Breaks = ((" ±", "\n±"), (" (", "\n("), ("top-1 ", "top-1\n"))
+EVERYTHING: Breaks = (*INTERVALS, ("/", "/\n"))
+"""Where a cell of the table may go on in its next line."""
+
 MAX_REASONS = 5
+
+UNBOUNDED = 10_000
+"""Columns of a terminal: more than any table takes."""
 
 
 def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
     """Print the whole answer: of each batch size the best strategy, or all of them."""
     rows = _every(summary.table) if is_all else [best.row for _, best in sorted(summary.best.items())]
     if rows:
-        console.print(_table(summary, rows, is_all=is_all))
+        console.print(_fitting(console, [*_tables(summary, rows, is_all=is_all)]))
     else:
         console.print("Nothing was measured, so nothing can be best.")
     for sentence in sentences.answers(summary):
@@ -65,22 +76,51 @@ def _say(console: Console, sentence: str, style: str = "") -> None:
     console.print(Text(sentence, style), soft_wrap=not console.is_terminal)
 
 
-def _table(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Table:
+def _fitting(console: Console, tables: Sequence[Table]) -> Table:
+    """Return the first table that fits, else the last."""
+    unbounded = console.options.update(width=UNBOUNDED)  # else rich says that all of them fit
+    minima = (Measurement.get(console, unbounded, table).minimum for table in tables)
+    fits = (table for table, minimum in zip(tables, minima, strict=True) if minimum <= console.width)
+    return next(fits, tables[-1])
+
+
+def _tables(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Iterable[Table]:
+    """Lay the table out ever narrower: intervals and then strategies in lines of their own, at last without energy."""
+    names = [name for name in COLUMNS if name not in set(_absent(rows))]
+    for broken in ((), INTERVALS, EVERYTHING):
+        yield _table(summary, rows, names, broken, is_all=is_all)
+    yield _table(summary, rows, [name for name in names if name != ENERGY], EVERYTHING, is_all=is_all)
+
+
+def _table(summary: Summary, rows: Sequence[Row], names: Sequence[str], broken: Breaks, *, is_all: bool) -> Table:
     marks = _marks(_told(summary.table, rows))
     which = "All strategies" if is_all else "Best at each batch size"
-    names = [name for name in COLUMNS if name not in set(_absent(rows))]
     title = f"{which}; speedups are over {summary.table.baseline}, intervals are 95 %"
     space = 0 if ACCURACY in names else 1
     table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, space, 0, 0), pad_edge=False)
+    told = [dict(zip(COLUMNS, _cells(summary.table, row, marks), strict=True)) for row in rows]
     for name in names:
         heading = "Best strategy" if name == STRATEGY and not is_all else name
-        table.add_column(heading, justify="right" if name in NUMBERS else "left", no_wrap=name in UNBROKEN)
-    for place, row in enumerate(rows):
+        texts = [heading, *(_broken(cells[name], broken) for cells in told)]
+        justify: JustifyMethod = "right" if name in NUMBERS else "left"
+        table.add_column(heading, justify=justify, no_wrap=name != DOUBTS, min_width=_least(name, texts))
+    for place, (row, cells) in enumerate(zip(rows, told, strict=True)):
         if is_all and place and row.cell.batch_size != rows[place - 1].cell.batch_size:
             table.add_section()
-        by_name = dict(zip(COLUMNS, _cells(summary.table, row, marks), strict=True))
-        table.add_row(*(by_name[name] for name in names))
+        table.add_row(*(_broken(cells[name], broken) for name in names))
     return table
+
+
+def _least(name: str, texts: Sequence[str]) -> int:
+    """Return how wide a column has to be: as its longest line, or, where it wraps, its longest word."""
+    return max(cell_len(part) for text in texts for part in (text.split() if name == DOUBTS else text.splitlines()))
+
+
+def _broken(text: str, breaks: Breaks) -> str:
+    """Begin a new line behind a mark, or before it where that belongs to what follows."""
+    for mark, instead in breaks:
+        text = text.replace(mark, instead)
+    return text
 
 
 def _absent(rows: Sequence[Row]) -> Iterable[str]:

@@ -86,8 +86,9 @@ class Row:
 
         The first round looks at all examples and the others at a few. None where nothing was compared.
         """
-        known = [result for result in self.rounds.values() if result.relative_l2_parts_per_billion is not None]
-        return max(known, key=lambda r: (r.outcome is self.outcome, r.compared_examples or 0), default=None)
+        deciding = [result for result in self.rounds.values() if result.outcome is self.outcome]
+        known = [result for result in deciding if result.relative_l2_parts_per_billion is not None]
+        return max(known, key=lambda result: result.compared_examples or 0, default=None)
 
     @property
     def agreement_basis_points(self) -> int | None:

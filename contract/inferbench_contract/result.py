@@ -30,7 +30,7 @@ MAX_TEXT_CHARS = 1024
 ENOUGH_CHARS = 300
 """Texts are not cut below this as long as there are numbers that can be spared."""
 
-MAX_HARDWARE_CHARS = 80
+MAX_HARDWARE_CHARS = 128
 MAX_FAULT_CHARS = 400
 """One sentence that names what is missing and what to do; it shares the room with the reasons of the cells."""
 
@@ -158,9 +158,9 @@ COLUMNS = (
     _Column("gpu", "device_median_ns", 5),
     _Column("enq", "enqueue_median_ns", 4),
     _Column("thr", "throughput_milli_per_second", 5, 10**15),
+    _Column("ex", "compared_examples", 5, 10**5, is_spared=True),
     _Column("pow", "power_milliwatts", 4, 10**9, is_spared=True),
     _Column("n", "samples", 5, 10**9),
-    _Column("ex", "compared_examples", 5, 10**5, is_spared=True),
     _Column("l2", "relative_l2_parts_per_billion", 3, 10**11),
     _Column("top1", "top1_agreement_basis_points", 5, 10**4),
     _Column("cos", "worst_cosine_parts_per_million", 6, 10**6, is_spared=True),

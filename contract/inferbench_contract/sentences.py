@@ -104,13 +104,15 @@ def percent(share: float) -> str:
 
 
 def spent(found: Spent) -> str:
-    """Say where the time went, most of it first; empty where nobody knows."""
+    """Say where the time went, most of it first; empty where nobody knows.
+
+    Without the time between sweeps: in a run that was interrupted it is somebody's night.
+    """
     parts = {
         "measuring": found.measuring,
         "warming up": found.warming_up,
         "loading, converting and compiling": found.preparing,
         "starting, checking and ending processes": found.other,
-        "idle between sweeps": found.idle,
     }
     if (whole := sum(parts.values())) == 0:
         return ""

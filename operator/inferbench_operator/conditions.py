@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from inferbench_contract import hardware
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.summary import Summary
 from inferbench_contract.words import Judgement
@@ -132,11 +133,17 @@ def _hardware_uniform(standing: Standing) -> Condition:
     found = standing.summary
     if found is None or not found.environments:
         return _as_before(standing, "HardwareUniform", "NothingMeasured")
-    if found.environments == 1 and len(found.hardware) <= 1:
+    if found.environments == 1 and len({_kind(text) for text in found.hardware}) <= 1:
         return Condition("HardwareUniform", TRUE, "Uniform", f"All results are of {_hardware(found)}.")
     different = f"Results come from {found.environments} different environments: {_hardware(found)}."
     advice = "Their numbers are not comparable: pin spec.gpu.products."
     return Condition("HardwareUniform", FALSE, "Mixed", f"{different} {advice}")
+
+
+def _kind(text: str) -> tuple[str, str]:
+    """Return what of a hardware's name must be equal: the power limit of some GPUs moves by itself."""
+    gpu = hardware.gpu_and_driver(text)
+    return gpu if any(gpu) else (text, "")
 
 
 def _hardware(found: Summary) -> str:

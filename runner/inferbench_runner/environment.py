@@ -81,8 +81,8 @@ class Environment:
     logical_cpus: int
     affinity: tuple[int, ...]
     quota_milli_cpus: int | None
-    throttled_periods: int
-    """In which that quota ran out, since the container was started."""
+    throttled_periods: int | None
+    """In which that quota ran out, since the container was started; None without one."""
     threads_default: int
     """What each backend gets where the benchmark does not say `cpu.threads`."""
     governor: str | None
@@ -141,13 +141,14 @@ class Environment:
 def describe(root: Path = circumstances.ROOT) -> Environment:
     """Describe this machine."""
     cpuinfo = circumstances.read_text(root / "proc/cpuinfo")
+    quota = circumstances.quota_milli_cpus(root)
     return Environment(
         cpu_model=_cpu_model(cpuinfo),
         cpu_flags=cpu_flags(root),
         logical_cpus=_count(cpuinfo, "processor") or len(circumstances.affinity(root)),
         affinity=circumstances.affinity(root),
-        quota_milli_cpus=circumstances.quota_milli_cpus(root),
-        throttled_periods=circumstances.snapshot(root).throttled_periods,
+        quota_milli_cpus=quota,
+        throttled_periods=None if quota is None else circumstances.snapshot(root).throttled_periods,
         threads_default=circumstances.threads_default(root),
         governor=circumstances.governor(root),
         memory_bytes=circumstances.memory_total_bytes(root),

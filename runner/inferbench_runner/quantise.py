@@ -209,8 +209,8 @@ def cpu_tensors(model: Any) -> Sequence[str]:
     return tuple(name for name in (*values, *names) if types.get(name) == TensorProto.FLOAT)
 
 
-def for_cpu(model: Any, ranges: Ranges, operators: Sequence[str] = CPU_OPERATORS) -> Any:
-    """Return a fused model whose convolutions and products are 8-bit ones; without operators, all that it can."""
+def for_cpu(model: Any, ranges: Ranges) -> Any:
+    """Return a fused model whose convolutions and products are 8-bit ones."""
     from onnxruntime.quantization import QuantFormat, QuantType, calibrate, quantize_static
 
     _weighted_nodes(model)
@@ -223,7 +223,7 @@ def for_cpu(model: Any, ranges: Ranges, operators: Sequence[str] = CPU_OPERATORS
             target,
             calibration_cache_path=cache,
             quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(operators),
+            op_types_to_quantize=list(CPU_OPERATORS),
             per_channel=True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,

@@ -2,6 +2,7 @@ import io
 import re
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from inferbench_cli import table
@@ -185,6 +186,30 @@ def test_a_table_of_eight_bits_fits_into_80_columns():
     assert max(map(len, table_)) <= 80
     assert "…" not in text
     assert re.search(r"^ *1  *onnxruntime/int8-static .* top-1 ", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("is_all", [False, True])
+def test_at_80_columns_no_number_is_cut_however_long_the_names(is_all):
+    """A strategy takes two lines there, and energy goes before anything else does."""
+    strategies = {"torch-eager/fp32": 3000, "torch-compile-max-autotune/int8-dynamic": 1000}
+    backends, precisions = ["torch-eager", "torch-compile-max-autotune"], ["fp32", "int8-dynamic"]
+    doubts = (Doubt.NOISY_NEIGHBOUR, Doubt.FEW_SAMPLES, Doubt.UNSETTLED)
+
+    def latency_of(strategy, size, _):
+        if (took_ms := strategies.get(str(strategy))) is None:
+            return None
+        counted = {"throughput_milli_per_second": 4_000_000, "power_milliwatts": 300_000, "doubts": doubts}
+        return measured(size, took_ms, **counted, **compared(0.97))
+
+    benchmark = scripted_benchmark(model=TRAINED, backends=backends, precisions=precisions, backendOptions={})
+    text = printed(benchmark, latency_of, width=80, is_all=is_all)
+    wide = printed(benchmark, latency_of, width=140, is_all=is_all)
+
+    assert "…" not in text
+    assert re.search(r"^ *1 +torch-compile-max-autotune/ +1\.00 s +4,000 +3\.00x", text, re.MULTILINE)
+    assert re.search(r"^ +int8-dynamic\b", text, re.MULTILINE)
+    assert ("97.0%" in text, "Energy" in text) == (True, False)
+    assert re.search(r"torch-compile-max-autotune/int8-dynamic .* 75\.0 mJ", wide)
 
 
 def test_sentences_are_one_line_each_where_no_terminal_wraps_them():

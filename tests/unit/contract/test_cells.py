@@ -206,6 +206,15 @@ def test_of_rounds_that_ended_otherwise_the_one_that_decides_is_told():
     assert trained(measured(**compared(0.99)), measured(), wrong, measured()).compared == wrong
 
 
+def test_a_round_without_a_distance_does_not_borrow_that_of_a_good_one():
+    """Outputs that are NaN have none, and they decide."""
+    not_a_number = ended(Outcome.INACCURATE, latency_median_ns=1_000_000)
+
+    good = measured(**compared(1))
+
+    assert trained(not_a_number, good, good, good).compared is None
+
+
 @pytest.mark.parametrize(
     "told",
     [

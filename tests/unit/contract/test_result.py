@@ -270,7 +270,7 @@ def test_32_cells_of_the_worst_kind_fit(letters, outcome):
 
 
 def test_what_is_spared_of_32_cells_of_the_worst_kind_is_there_of_fewer():
-    """The last column that can be spared goes first, the power last."""
+    """The last column that can be spared goes first; last goes what tells whether top-1 agreement was judged."""
     values = {column.field: widest(column) for column in results.COLUMNS}
     cells = [CellResult(size, Outcome.MEASURED, "", tuple(Doubt), **values) for size in LARGE]
 
@@ -280,12 +280,13 @@ def test_what_is_spared_of_32_cells_of_the_worst_kind_is_there_of_fewer():
     spared = [column.field for column in results.COLUMNS if column.is_spared]
     kept = {count: [f for f in spared if all(getattr(c, f) is not None for c in found[count])] for count in found}
     assert all(names == spared[: len(names)] for names in kept.values())
-    assert (kept[32], kept[31], kept[22]) == ([], ["power_milliwatts"], spared)
+    assert (kept[32], kept[31], kept[22]) == ([], ["compared_examples"], spared)
     assert {cell.memory_mib is None for cell in found[32]} == {False}
 
 
 def test_numbers_that_can_be_spared_go_before_a_reason_loses_its_words():
-    numbers = {column.field: 123_456 for column in results.COLUMNS} | {"top1_agreement_basis_points": 9_950}
+    numbers = {column.field: 123_456 for column in results.COLUMNS}
+    numbers |= {"top1_agreement_basis_points": 9_950, "compared_examples": 256}
     reason = "Inaccurate: " + "x" * 280
     cells = [CellResult(size, Outcome.INACCURATE, reason, **numbers) for size in LARGE]
 
@@ -293,7 +294,7 @@ def test_numbers_that_can_be_spared_go_before_a_reason_loses_its_words():
 
     assert {cell.reason for cell in found.cells} == {reason}
     assert {cell.error_ratio_milli for cell in found.cells} == {None}
-    assert None not in {cell.power_milliwatts for cell in found.cells}, "it goes last"
+    assert {cell.compared_examples for cell in found.cells} == {256}, "it goes last"
 
 
 def test_a_power_nobody_counted_takes_no_room():
@@ -514,7 +515,7 @@ def test_texts_from_outside_are_made_printable_and_short():
     long = {"hw": "\x1b[2J" + "x" * 1_000, "fault": "\x1b[2J" + "y" * 1_000, "env": "e" * 1_000}
     found = decoded(payload_with(**long, reasons=["\x07bell\ud800"])).result
 
-    assert len(found.hardware) == 80
+    assert len(found.hardware) == 128
     assert len(found.fault) == 400
     assert found.fault.isprintable()
     assert found.hardware.isprintable()

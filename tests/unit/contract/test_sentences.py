@@ -223,7 +223,7 @@ def test_otherwise_nothing_is_said_of_it(fields, model):
 
 
 def test_where_the_time_went_is_told_most_of_it_first():
-    found = Spent(preparing=60, warming_up=24, measuring=150, other=66, idle=0)
+    found = Spent(preparing=60, warming_up=24, measuring=150, other=66, idle=216_000)
 
     assert sentences.spent(found) == (
         "Took 5 min: 50% measuring, 22% starting, checking and ending processes, 20% loading, converting and "

@@ -122,6 +122,8 @@ def test_quota_is_spoken_of_only_in_a_queue():
         (("A100", "A100"), ("a", "a"), ("True", "Uniform")),
         (("A100", "H100"), ("a", "a"), ("False", "Mixed")),
         (("A100", "A100"), ("a", "b"), ("False", "Mixed")),
+        (("L4, driver 580.1, 72 W", "L4, driver 580.1, 70 W"), ("a", "a"), ("True", "Uniform")),
+        (("L4, driver 580.1, 72 W", "L4, driver 590.1, 72 W"), ("a", "a"), ("False", "Mixed")),
     ],
 )
 def test_only_results_of_one_kind_of_machine_are_called_uniform(cards, fingerprints, expected):
