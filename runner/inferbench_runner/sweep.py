@@ -112,9 +112,9 @@ def _continued(previous: SweepResult, fresh: SweepResult) -> SweepResult:
 
 
 def _hardware(machine: Environment, plan: Plan) -> str:
-    """Name what the numbers are of: the GPU, or the processor and how many threads."""
-    if plan.work.device is Device.GPU and machine.gpus:
-        return machine.gpus[0].in_words
+    """Name what the numbers are of: the GPU that is measured, or the processor and how many threads."""
+    if plan.work.device is Device.GPU and (card := watching.card()) is not None:
+        return card.in_words
     return f"{machine.cpu_model}, {counted(_threads(plan), 'thread')}"
 
 

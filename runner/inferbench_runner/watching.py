@@ -18,7 +18,7 @@ from inferbench_contract.result import CellResult
 from inferbench_contract.words import Precision
 from inferbench_runner import cuda, gpu, guards, probes
 from inferbench_runner.cuda import Driver
-from inferbench_runner.gpu import Monitor, Reading, Sampler
+from inferbench_runner.gpu import Card, Monitor, Reading, Sampler
 from inferbench_runner.guards import BACK_TO_BACK_FROM, Anchor, Roofline, Seen, Window, Work
 
 IDLE_READINGS: Final = 3
@@ -122,8 +122,28 @@ def watcher(
     ask_driver: Callable[[], Driver] = cuda.require_driver,
 ) -> Watcher:
     """Return a watcher of the first visible GPU; one that only runs cells where none is wanted, or none is there."""
-    monitor = None
-    if is_wanted:
-        with suppress(EnvironmentFault):
-            monitor = gpu.open_monitor(ask_driver().uuid)
-    return Watcher(monitor, run_probe, cache, see=see)
+    return Watcher(_monitor(ask_driver) if is_wanted else None, run_probe, cache, see=see)
+
+
+def any_driver() -> Driver:
+    """Ask the driver whatever CUDA it can run: a card has its name and its settings all the same."""
+    return cuda.require_driver(needed=0)
+
+
+def card(ask_driver: Callable[[], Driver] = any_driver) -> Card | None:
+    """Describe the GPU that is measured, the first visible one; None where it or NVML is not there.
+
+    NVML's first card is another one where CUDA_VISIBLE_DEVICES says so, and never a slice of one.
+    """
+    monitor = _monitor(ask_driver)
+    if monitor is None:
+        return None
+    with monitor:
+        return monitor.card()
+
+
+def _monitor(ask_driver: Callable[[], Driver]) -> Monitor | None:
+    """Return NVML's view of the first GPU that CUDA shows to this process."""
+    with suppress(EnvironmentFault):
+        return gpu.open_monitor(ask_driver().uuid)
+    return None

@@ -26,6 +26,7 @@ LONGEST = (
     "test_int8_static.py",
     "test_layout.py",
     "test_bad_days.py",
+    "test_gpu_benchmarks.py",
     "test_tensorrt_rtx.py",
     "test_promises.py",
     "test_run.py",

@@ -6,10 +6,14 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -17,9 +21,13 @@ import yaml
 
 from inferbench_contract import plan as plans
 from inferbench_contract import result
+from inferbench_contract.words import Outcome
 from tests import results
 
-FOLDER = Path(__file__).parents[2] / "benchmarks/gpu"
+ROOT = Path(__file__).parents[2]
+FOLDER = ROOT / "benchmarks/gpu"
+
+LOCK = "locks/tensorrt-10.6.txt"
 
 TRTEXEC = """
 [11/24/2026-10:00:00] [I] Throughput: 2900.1 qps
@@ -28,25 +36,56 @@ TRTEXEC = """
 """  # noqa: E501 (as it prints)
 
 
+def played(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run the script with the fake backend as the player of all; what is to be kept goes into `folder`."""
+    command = [
+        sys.executable,
+        FOLDER / "all.py",
+        folder / "out",
+        "--device",
+        "cpu",
+        "--backend",
+        "fake",
+        *map(str, arguments),
+    ]
+    environment = {**os.environ, "INFERBENCH_CACHE": str(folder / "cache")}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+
+
 @pytest.fixture
 def play(tmp_path):
-    """Runs the script with the fake backend as the player of all."""
+    """Plays the script in the folder of the test."""
+    return partial(played, tmp_path)
 
-    def run(*arguments, folder="out"):
-        command = [
-            sys.executable,
-            FOLDER / "all.py",
-            tmp_path / folder,
-            "--device",
-            "cpu",
-            "--backend",
-            "fake",
-            *arguments,
-        ]
-        environment = {**os.environ, "INFERBENCH_CACHE": str(tmp_path / "cache")}
-        return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
 
-    return run
+@dataclass(frozen=True)
+class Plays:
+    """A profile that was broken off at once, then played to its end, then asked for once more."""
+
+    folder: Path
+    late: subprocess.CompletedProcess[str]
+    whole: subprocess.CompletedProcess[str]
+    again: subprocess.CompletedProcess[str]
+
+    def told(self, steps):
+        """What the steps wrote."""
+        return {step: json.loads((self.folder / f"out/{step}.json").read_text()) for step in steps}
+
+
+CHEAP = ("--rounds", 1, "--bare-seconds", 0.1, "--largest")
+ARTICLE = ("--steps", "article", *CHEAP, 8)
+"""Its claims speak of batches 1 and 8."""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """All steps of the full profile; the article's is done first, because it needs more cells than the others do."""
+    folder, full = tmp_path_factory.mktemp("full"), ("--profile", "full")
+    late = played(folder, *full, *CHEAP, 8, "--minutes", 0)
+    article = played(folder, *full, *ARTICLE)
+    assert article.returncode == 0, article.stderr
+    done = played(folder, *full, *CHEAP, 1, "--archive", folder / "out.tar.gz")
+    return Plays(folder, late, done, played(folder, *full, *CHEAP, 1, "--minutes", 0))
 
 
 @pytest.fixture
@@ -56,55 +95,68 @@ def script(monkeypatch):
     return importlib.import_module("all")
 
 
-@pytest.mark.parametrize("profile", ["short", "full"])
-def test_every_benchmark_of_a_profile_is_valid_and_its_length_is_foreseen(tmp_path, profile):
-    command = [sys.executable, FOLDER / "all.py", tmp_path, "--profile", profile, "--plan"]
+@pytest.fixture(scope="module", params=["short", "full"])
+def foreseen(request, tmp_path_factory):
+    """A profile, the folder in which its benchmarks were written, and what was said of them."""
+    folder = tmp_path_factory.mktemp(request.param)
+    command = [sys.executable, FOLDER / "all.py", folder, "--profile", request.param, "--plan"]
+    return request.param, folder, subprocess.run(command, capture_output=True, text=True, check=False)
 
-    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+
+def test_every_benchmark_of_a_profile_is_valid_and_its_length_is_foreseen(foreseen):
+    """The short one fits into twenty minutes by what cells were seen to take."""
+    profile, folder, ended = foreseen
 
     assert ended.returncode == 0, ended.stderr
-    assert ended.stdout.splitlines()[-1].startswith("about ")
-    assert (tmp_path / "article.yaml").exists()
+    minutes = float(re.search(r"^about ([0-9.]+) minutes in all", ended.stdout, re.MULTILINE)[1])
+    assert 10 < minutes <= 20 if profile == "short" else minutes > 60
+    assert (folder / "article.yaml").exists()
 
 
-def test_the_short_profile_fits_into_twenty_minutes_by_what_cells_were_seen_to_take(tmp_path):
-    command = [sys.executable, FOLDER / "all.py", tmp_path, "--plan"]
+def test_every_step_is_played_and_what_was_played_is_not_judged(whole, script):
+    steps = script.PROFILES["full"].steps
+    told = whole.told(steps)
 
-    told = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-
-    assert 10 < float(re.search(r"^about ([0-9.]+) minutes in all", told, re.MULTILINE)[1]) <= 20
-
-
-@pytest.mark.parametrize(("profile", "rounds"), [("short", 1), ("full", 1)])
-def test_every_step_of_a_profile_is_played_and_what_was_played_is_not_judged(play, tmp_path, script, profile, rounds):
-    ended = play("--profile", profile, "--rounds", str(rounds), "--largest", "8", "--bare-seconds", "0.1")
-
-    steps = script.PROFILES[profile].steps
-    told = {step: json.loads((tmp_path / f"out/{step}.json").read_text()) for step in steps}
-    report = (tmp_path / "out/report.md").read_text()
+    report = (whole.folder / "out/report.md").read_text()
     wanted = [figure for step in told.values() for figure in step["figures"].values()]
-    assert ended.returncode == 0, ended.stderr
+    assert whole.whole.returncode == 0, whole.whole.stderr
+    assert set(steps) == set(script.STEPS)
     assert re.findall(r"^## (\w+)", report, re.MULTILINE) == list(steps)
     assert told["repeatability"]["pairs"] > 0
     assert {figure["reached"] for figure in wanted} == {None}
-    assert ended.stdout.count("| not judged |") == len(wanted) > 0
+    assert whole.whole.stdout.count("| not judged |") == len(wanted) == len(script.figures.WANTED)
 
 
-def test_what_is_broken_off_goes_on_and_what_is_done_is_not_done_again(play, tmp_path):
-    steps = ("--steps", "machine,mlperf,bias", "--bare-seconds", "0.2")
+def test_what_the_short_profile_leaves_out_of_the_article_it_judges_of_another_strategy(play, tmp_path, script):
+    """Only there it asks for other cells than the full one, beside the numbers of rounds and seconds."""
+    ended = play(*ARTICLE)
 
-    late = play(*steps, "--minutes", "0")
-    whole = play(*steps, "--archive", tmp_path / "out.tar.gz")
-    again = play(*steps, "--minutes", "0")
+    told = json.loads((tmp_path / "out/article.json").read_text())
+    verdicts = {each["name"]: each["judgement"] for each in told["summary"]["expectations"]}
+    assert ended.returncode == 0, ended.stderr
+    assert set(script.PROFILES["short"].steps) <= set(script.PROFILES["full"].steps)
+    assert "tensorrt-flat-fp16" in verdicts
+    assert told["figures"] == {}
 
-    assert (late.returncode, whole.returncode, again.returncode) == (75, 0, 0), late.stderr + whole.stderr
-    assert "the minutes are over" in late.stderr
-    assert json.loads((tmp_path / "out/bias.json").read_text())["cells"][0]["biasPercent"] < 1_000
-    assert (
-        (tmp_path / "out/report.md").read_text().startswith("# Played by the fake backend: none of these numbers was")
-    )
-    with tarfile.open(tmp_path / "out.tar.gz") as tar:
-        assert {"out/report.md", "out/mlperf/summary.json"} <= set(tar.getnames())
+
+def test_what_is_broken_off_goes_on_and_what_is_done_is_not_done_again(whole):
+    assert whole.late.returncode == 75
+    assert "the minutes are over" in whole.late.stderr
+    assert "== machine" in whole.late.stdout
+    assert "== machine" not in whole.whole.stdout
+    assert whole.told(["bias"])["bias"]["cells"][0]["biasPercent"] < 1_000
+    assert (whole.again.returncode, whole.again.stdout.count("== ")) == (0, 0)
+
+
+def test_what_is_taken_away_says_what_it_is(whole):
+    head = "# Played by the fake backend: none of these numbers was measured"
+
+    with tarfile.open(whole.folder / "out.tar.gz") as tar:
+        names, report = tar.getnames(), tar.extractfile("out/report.md").read().decode()
+
+    assert "out/mlperf/summary.json" in names
+    assert not [name for name in names if "samples" in name]
+    assert report.startswith(head)
 
 
 def test_a_step_that_fails_leaves_the_others_their_time(play, tmp_path):
@@ -146,13 +198,32 @@ class TestFigures:
         assert script.engine_error({**ours, "trtexecMedianNanoseconds": 206}) == pytest.approx(50)
         assert script.engine_error({"deviceMedianNanoseconds": None}) is None
 
+    @pytest.mark.parametrize(
+        ("best", "reference", "reached"),
+        [
+            pytest.param(60_000, 94_600, True, id="what is wanted"),
+            pytest.param(0, 94_600, False, id="every cell failed"),
+            pytest.param(60_000, None, None, id="MLPerf has no figure for the card"),
+        ],
+    )
+    def test_mlperfs_figure_is_missed_where_nothing_was_measured(self, script, best, reference, reached):
+        share = script.offline_share(best, reference)
+
+        assert script.figures.judged({"mlperf": share}, is_played=False)["mlperf"]["reached"] is reached
+
     def test_the_share_of_a_warm_cache_leaves_out_first_rounds_and_what_was_compiled(self, script, tmp_path):
+        """Each kind of sweep spends another share of its time: one that is counted and should not be is seen."""
         plan = plans.expand(results.three_backends(measurement={"rounds": 2}))
         (tmp_path / "results").mkdir()
         (tmp_path / "plan.json").write_text(plan.dump())
+        second = {
+            "torch-eager": results.measured(measure_ms=8_000),
+            "torch-compile": results.measured(measure_ms=4_000, compile_was_cold=1, compile_ms=1),
+            "onnxruntime": results.ended(Outcome.FAILED),
+        }
         for sweep in plan.sweeps:
-            was_cold = 1 if str(sweep.strategy.backend) == "torch-compile" else None
-            cell = results.measured(measure_ms=8_000, compile_was_cold=was_cold, compile_ms=was_cold)
+            first = results.measured(measure_ms=1_000)
+            cell = second[str(sweep.strategy.backend)] if sweep.round else first
             done = results.a_result(plan, sweep, [cell])
             (tmp_path / f"results/{sweep.index}.json").write_bytes(result.encode(done))
 
@@ -231,35 +302,65 @@ echo content >"$site/$(basename "$last").txt"
 
 MVN = r"""#!/bin/sh
 for each; do
-    case "$each" in -DoutputDirectory=*) folder=${each#*=} ;; esac
+    case "$each" in
+    -Dmaven.repo.local=*) folder=${each#*=}/org/bytedeco/tensorrt/10.6 ;;
+    -Dartifact=*) echo "${each#*=}" >>"$KIT_LOG" ;;
+    esac
 done
 mkdir -p "$folder"
-cp "$KIT_JAR" "$folder/"
+cp "$KIT_JAR" "$folder/libraries-redist.jar"
 """
+"""A stand-in for Maven's client that writes down what it is asked, and brings the archive of the test."""
+
+CHECKOUT = ("benchmarks/gpu/pack.sh", "benchmarks/gpu/redist.py", "benchmarks/gpu/unpack.sh", "locks/gpu.txt", LOCK)
+"""What a kit is packed from, beside what the stand-ins would install."""
+
+
+def checkout(folder: Path, jar: Path, redist) -> Path:
+    """Copy what a kit is packed from, where the archive of the test is the one that is expected."""
+    for name in CHECKOUT:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    text = (ROOT / "benchmarks/gpu/redist.py").read_text()
+    expected = sha256(jar.read_bytes()).hexdigest()
+    (folder / "benchmarks/gpu/redist.py").write_text(text.replace(redist.KIT.sha256, expected))
+    return folder
 
 
 @pytest.fixture
-def kit(tmp_path):
-    """Packs a kit with stand-ins for uv and Maven's client, in pieces of 4 KiB; returns its folder and uv's log."""
+def kit(tmp_path, script):
+    """Packs a kit with stand-ins for uv and Maven's client, in pieces of 4 KiB."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in (("uv", UV), ("mvn", MVN)):
         (programs / name).write_text(text)
         (programs / name).chmod(0o755)
-    with zipfile.ZipFile(tmp_path / "libraries.jar", "w") as jar:
+    archive = tmp_path / "libraries.jar"
+    with zipfile.ZipFile(archive, "w") as jar:
         jar.writestr("org/somewhere/libnvinfer.so.10.6.0", b"library")
         jar.writestr("META-INF/MANIFEST.MF", b"")
+    source = checkout(tmp_path / "checkout", archive, importlib.import_module("redist"))
 
     def pack(**environment):
         log = tmp_path / "log"
         log.write_text("")
-        told = {"KIT_UV": str(programs / "uv"), "KIT_LOG": str(log), "KIT_PIECE": "4K", **environment}
-        told |= {"KIT_JAR": str(tmp_path / "libraries.jar"), "PATH": f"{programs}:{os.environ['PATH']}"}
-        command = [FOLDER / "pack.sh", tmp_path / "kit"]
-        subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=True)
-        return tmp_path / "kit", log.read_text()
+        told = {"KIT_UV": str(programs / "uv"), "KIT_LOG": str(log), "KIT_PIECE": "4K", "KIT_JAR": str(archive)}
+        told |= {"PATH": f"{programs}:{os.environ['PATH']}", **environment}
+        command = [source / "benchmarks/gpu/pack.sh", tmp_path / "kit"]
+        ended = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
+        return Packed(ended, tmp_path / "kit", log.read_text())
 
     return pack
+
+
+@dataclass(frozen=True)
+class Packed:
+    """What became of a kit."""
+
+    ended: subprocess.CompletedProcess[str]
+    folder: Path
+    asked: str
+    """Of uv and Maven's client."""
 
 
 def unpacked(kit: Path, site: Path):
@@ -269,31 +370,53 @@ def unpacked(kit: Path, site: Path):
 
 class TestKit:
     def test_what_was_packed_is_there_once_it_is_unpacked(self, kit, tmp_path):
-        folder, asked = kit()
+        packed = kit()
 
-        ended = unpacked(folder, tmp_path / "site")
+        ended = unpacked(packed.folder, tmp_path / "site")
 
-        assert ended.returncode == 0, ended.stderr
+        assert ended.returncode == 0, packed.ended.stderr + ended.stderr
         assert ended.stdout.startswith(
             f"export PYTHONPATH={tmp_path}/site LD_LIBRARY_PATH={tmp_path}/site/tensorrt_libs\n"
         )
-        assert (tmp_path / "site/tensorrt_libs/libnvinfer.so.10.6.0").read_bytes() == b"library"
+        assert [file.name for file in (tmp_path / "site/tensorrt_libs").iterdir()] == ["libnvinfer.so.10.6.0"]
         assert "tensorrt_bindings import" in (tmp_path / "site/tensorrt/__init__.py").read_text()
-        assert asked.count("--python-version 3.12") == 3
-        assert len(list((folder / "pieces").glob("kit-*"))) > 1
+        assert packed.asked.count("--python-version 3.12") == 3
+        assert len(list((packed.folder / "pieces").glob("kit-*"))) > 1
+
+    def test_its_bindings_and_its_libraries_are_of_one_version_and_both_are_checked(self, kit):
+        packed = kit()
+
+        assert "Fetching TensorRT: tensorrt-cu12-bindings==10.6." in packed.ended.stderr
+        assert f"--require-hashes --requirements {LOCK}" in packed.asked
+        assert "org.bytedeco:tensorrt:10.6-1.5.11:jar:linux-x86_64-redist" in packed.asked
+
+    def test_libraries_that_are_not_those_that_are_known_are_not_packed(self, kit, tmp_path):
+        other = tmp_path / "other.jar"
+        other.write_bytes(b"something else")
+
+        packed = kit(KIT_JAR=str(other))
+
+        assert packed.ended.returncode == 1
+        assert f"has the sha256 {sha256(b'something else').hexdigest()}, and" in packed.ended.stderr
+        assert not any((packed.folder / "pieces").iterdir())
 
     def test_a_kit_may_leave_tensorrt_out(self, kit, tmp_path):
-        folder, asked = kit(KIT_TENSORRT="none")
+        packed = kit(KIT_TENSORRT="none")
 
-        unpacked(folder, tmp_path / "site")
+        unpacked(packed.folder, tmp_path / "site")
 
-        assert "tensorrt-cu12" not in asked
+        assert LOCK not in packed.asked
         assert not (tmp_path / "site/tensorrt").exists()
 
-    def test_it_holds_what_the_lock_pins_but_for_what_is_large_and_there(self, kit):
-        folder, _ = kit(KIT_TENSORRT="none")
+    def test_a_version_that_it_would_not_fetch_is_refused(self, kit):
+        packed = kit(KIT_TENSORRT="11.2")
 
-        lock = (folder / "lock.txt").read_text()
+        assert packed.ended.returncode == 2
+        assert "KIT_TENSORRT is 11.2, and there is one TensorRT for a kit" in packed.ended.stderr
+        assert packed.asked == ""
+
+    def test_it_holds_what_the_lock_pins_but_for_what_is_large_and_there(self, kit):
+        lock = (kit(KIT_TENSORRT="none").folder / "lock.txt").read_text()
 
         names = set(re.findall(r"^([a-z0-9-]+)==", lock, re.MULTILINE))
         assert {
@@ -310,7 +433,7 @@ class TestKit:
         assert lock.count("==") < lock.count("--hash=")
 
     def test_a_piece_that_was_spoilt_on_the_way_is_named(self, kit, tmp_path):
-        folder, _ = kit(KIT_TENSORRT="none")
+        folder = kit(KIT_TENSORRT="none").folder
         piece = folder / "pieces/kit-aaa"
         piece.write_bytes(piece.read_bytes()[:-1] + b"?")
 

@@ -38,8 +38,10 @@ def load() -> Callable[[Arrays], Arrays]:
 
     def run(inputs: Arrays) -> Arrays:
         binding = session.io_binding()
-        for name, array in inputs.items():
-            binding.bind_ortvalue_input(name, fed(array, types[name]))
+        # Read in place, and until the run is over: only some versions of the binding keep them alive themselves.
+        held = {name: fed(array, types[name]) for name, array in inputs.items()}
+        for name, value in held.items():
+            binding.bind_ortvalue_input(name, value)
         for name in names:
             binding.bind_output(name, "cpu")
         session.run_with_iobinding(binding)

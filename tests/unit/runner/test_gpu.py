@@ -191,6 +191,8 @@ class TestCards:
         assert card.in_words == words
 
     def test_the_words_of_the_longest_name_fit_into_a_result(self):
-        (card,) = gpu.cards(FakeNvml(names=["NVIDIA A100-SXM4-80GB"], ecc=[0, 0], mig=[1, 1]))
+        (card,) = gpu.cards(
+            FakeNvml(names=["NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition"], ecc=[0, 0], mig=[1, 1])
+        )
 
         assert len(card.in_words) <= result.MAX_HARDWARE_CHARS

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from functools import partial
 from itertools import count
 from pathlib import Path
 from threading import Event
@@ -11,12 +13,12 @@ import pytest
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.words import Doubt, Outcome, Precision
-from inferbench_runner import gpu, watching
+from inferbench_runner import cuda, gpu, sweep, watching
 from inferbench_runner.guards import Window, Work
 from inferbench_runner.watching import Watcher
-from tests.fake_cuda import FakeNvml
+from tests.fake_cuda import FakeDriver, FakeNvml
 from tests.fakes import SECOND
-from tests.results import ended, measured
+from tests.results import a_plan, a_result, ended, measured
 
 UUID = "00010203-0405-0607-0809-0a0b0c0d0e0f"
 LONG = 10**18
@@ -175,3 +177,41 @@ def test_without_a_gpu_cells_run_as_ever(tmp_path, is_wanted):
         assert around(watcher) == measured()
 
     assert probes.started == []
+
+
+class TestCard:
+    """The driver and NVML are stand-ins, which know one UUID; NVML has it of the second of two cards that differ."""
+
+    @pytest.fixture
+    def ask_driver(self):
+        return partial(cuda.require_driver, needed=0, load=FakeDriver(version=12_000))
+
+    @pytest.mark.parametrize(
+        ("answers", "words"),
+        [
+            pytest.param({"at": 1, "limits_of_others": {"card 1": 400_000}}, "400 W", id="the second card"),
+            pytest.param({"uuid": f"MIG-{UUID}", "is_slice": True}, "700 W, MIG slice", id="a slice of a card"),
+        ],
+    )
+    def test_the_one_that_cuda_shows_is_described(self, monkeypatch, ask_driver, answers, words):
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(names=["NVIDIA H200"] * 2, **answers))
+
+        found = watching.card(ask_driver)
+
+        assert found.in_words == f"NVIDIA H200, driver 580.159.04, {words}"
+        assert not sys.modules["pynvml"].is_open
+
+    def test_a_sweep_names_it(self, monkeypatch, ask_driver, tmp_path):
+        library = FakeNvml(names=["NVIDIA H200", "NVIDIA A100"], at=1)
+        monkeypatch.setitem(sys.modules, "pynvml", library)
+        monkeypatch.setattr(watching, "card", partial(watching.card, ask_driver))
+        plan, delivered = a_plan(device="gpu"), []
+        place = sweep.Place(tmp_path, tmp_path, None, None, lambda _: None, is_asked_to_stop=lambda: False)
+        done = a_result(plan, 0, [measured(cell.batch_size) for cell in plan.sweeps[0].cells])
+
+        sweep.run(plan, plan.sweeps[0], delivered.append, place, previous=done)
+
+        assert {result.hardware for result in delivered} == {"NVIDIA A100, driver 580.159.04, 700 W"}
+
+    def test_without_a_gpu_there_is_none(self):
+        assert watching.card(no_driver) is None

@@ -1,0 +1,77 @@
+"""What is exported beside a model, over a stand-in for what its library does in some versions only."""
+
+from __future__ import annotations
+
+import json
+import runpy
+import shutil
+import weakref
+from types import SimpleNamespace
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from inferbench_runner import bundle
+
+TOLD = {
+    "session": {
+        "provider": "CPUExecutionProvider",
+        "providerOptions": {},
+        "threads": 1,
+        "interOpThreads": 1,
+        "graphOptimizationLevel": "ORT_ENABLE_ALL",
+    },
+    "batchSize": 2,
+}
+
+
+class ForgetfulBinding:
+    """Keeps no value alive that is bound to it, as ONNX Runtime's until 1.23: what is freed is not there to be read."""
+
+    def __init__(self):
+        self.bound: dict[str, weakref.ref[onnxruntime.OrtValue]] = {}
+
+    def bind_ortvalue_input(self, name, value):
+        self.bound[name] = weakref.ref(value)
+
+    def bind_output(self, name, device):
+        assert (name, device) in {("same a", "cpu"), ("same b", "cpu")}
+
+    def get_outputs(self):
+        return [self.bound["a"](), self.bound["b"]()]
+
+
+class ForgetfulSession:
+    """Answers its two inputs, which it reads when it is run and not before."""
+
+    def __init__(self, kind):
+        self._kind = kind
+
+    def get_inputs(self):
+        return [SimpleNamespace(name=name, type=self._kind) for name in ("a", "b")]
+
+    def get_outputs(self):
+        return [SimpleNamespace(name=name) for name in ("same a", "same b")]
+
+    def get_providers(self):
+        return ["CPUExecutionProvider"]
+
+    def io_binding(self):
+        return ForgetfulBinding()
+
+    def run_with_iobinding(self, binding):
+        freed = [name for name, find in binding.bound.items() if find() is None]
+        assert not freed, f"the memory of {freed} was let go of before the graph read it"
+
+
+@pytest.mark.parametrize("kind", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"])
+def test_what_onnx_runtime_reads_in_place_lives_until_it_has_run(monkeypatch, tmp_path, kind):
+    monkeypatch.setattr(onnxruntime, "InferenceSession", lambda *_, **__: ForgetfulSession(kind))
+    shutil.copy(bundle.LOADERS / "onnxruntime.py", tmp_path / "load.py")
+    (tmp_path / "model.json").write_text(json.dumps(TOLD))
+    inputs = {"a": np.array([1.5, -2.0]), "b": np.array([[3.0]])}
+
+    answers = runpy.run_path(str(tmp_path / "load.py"))["load"]()(inputs)
+
+    assert {name: array.tolist() for name, array in answers.items()} == {"same a": [1.5, -2.0], "same b": [[3.0]]}
