@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from inferbench_cli import folder
-from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
+from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError, how_to_install
 from inferbench_contract.statuses import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 
 PARENT = "INFERBENCH_PARENT"
@@ -179,7 +179,7 @@ def _judge(status: int, words: str, log: Path) -> None:
 def _command(*arguments: str) -> list[str]:
     """Return the runner's command line: the same Python, and no module of the current folder by accident (-P)."""
     if any(importlib.util.find_spec(name) is None for name in REQUIRED):
-        raise EnvironmentFault("The runner is not installed: pip install 'inferbench[runner]'")
+        raise EnvironmentFault(f"The runner is not installed. {how_to_install('runner')}")
     return [sys.executable, "-P", "-m", "inferbench_runner", *arguments]
 
 

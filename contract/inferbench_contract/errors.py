@@ -50,3 +50,11 @@ class EnvironmentFault(InferbenchError):
     """The machine lacks something that no retry brings."""
 
     exit_status = 3
+
+
+def how_to_install(extra: str, *, is_upgrade: bool = False) -> str:
+    """Say how what an extra of inferbench brings is installed.
+
+    From its folder, never by its name: a package of that name on PyPI is somebody else's.
+    """
+    return f"Install it: pip install {'-U ' if is_upgrade else ''}'.[{extra}]'  # in inferbench's folder"

@@ -17,7 +17,7 @@ from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.errors import EnvironmentFault, how_to_install
 from inferbench_contract.plan import Work
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import Calibration
@@ -125,7 +125,7 @@ def _answer(request: Request) -> Mapping[str, Any]:
     except Unsupported as error:
         kind, message = str(Outcome.UNSUPPORTED), str(error)
     except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed. Install it: pip install 'inferbench[runner]'"
+        message = f"{error.name} is not installed. {how_to_install('runner')}"
         kind = EnvironmentFault.__name__
     except EnvironmentFault as error:
         kind, message = EnvironmentFault.__name__, str(error)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.errors import EnvironmentFault, how_to_install
 from inferbench_runner import accuracy, inputs, models, onnx_models
 from inferbench_runner.backends import Unsupported
 from inferbench_runner.inputs import Input
@@ -33,7 +33,7 @@ def write(module: nn.Module, tensors: Sequence[Input], target: Path) -> None:
     """Write `target`/model.onnx. Raises Unsupported where PyTorch cannot, or the graph is another function."""
     for package in ("onnx", "onnxscript", "onnxruntime"):
         if importlib.util.find_spec(package) is None:
-            raise EnvironmentFault(f"{package} is not installed. Install it: pip install 'inferbench[runner]'")
+            raise EnvironmentFault(f"{package} is not installed. {how_to_install('runner')}")
     _export(module, tensors, target)
     _compare(module, tensors, target)
 

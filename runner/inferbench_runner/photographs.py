@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.errors import EnvironmentFault, how_to_install
 
 if TYPE_CHECKING:
     from inferbench_runner.inputs import Photograph
@@ -49,7 +49,5 @@ def read(files: Sequence[str]) -> tuple[Photograph, ...]:
 def _folder() -> Path:
     package = find_spec("skimage")
     if package is None or package.submodule_search_locations is None:
-        raise EnvironmentFault(
-            "The photographs of scikit-image are not here. Install them: pip install 'inferbench[runner]'"
-        )
+        raise EnvironmentFault(f"The photographs of scikit-image are not here. {how_to_install('runner')}")
     return Path(package.submodule_search_locations[0], "data")

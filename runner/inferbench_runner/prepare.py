@@ -21,7 +21,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from inferbench_contract.accuracy import MIN_EXAMPLES_FOR_TOP1
-from inferbench_contract.errors import EnvironmentFault, InferbenchError
+from inferbench_contract.errors import EnvironmentFault, InferbenchError, how_to_install
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import ModelSpec
 from inferbench_contract.words import Backend, Outcome
@@ -315,7 +315,7 @@ def _kind(error: Exception) -> str:
 def _message(error: Exception) -> str:
     """Say what went wrong; errors that are not ours are named."""
     if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
-        return f"{error.name} is not installed. Install it: pip install 'inferbench[runner]'"
+        return f"{error.name} is not installed. {how_to_install('runner')}"
     ours = isinstance(error, InferbenchError | Unsupported)
     return cut_in_the_middle(str(error) if ours else f"{type(error).__name__}: {error}", MAX_MESSAGE_CHARS)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from inferbench_cli import __main__ as program
+from inferbench_contract.errors import how_to_install
 from inferbench_contract.words import Backend, Precision
 from tests import documents
 from tests.programs import Place
@@ -212,7 +213,7 @@ class TestMachine:
         )
 
         assert done.returncode == 3
-        assert done.stderr == "inferbench: The runner is not installed: pip install 'inferbench[runner]'\n"
+        assert done.stderr == f"inferbench: The runner is not installed. {how_to_install('runner')}\n"
 
 
 def test_every_command_that_the_parser_knows_is_there() -> None:

@@ -118,6 +118,17 @@ def test_every_rule_that_the_linter_leaves_out_carries_its_reason():
     assert without_reason == []
 
 
+def test_nobody_is_told_to_install_a_strangers_package():
+    """On PyPI the name is taken: hints install from inferbench's folder."""
+    told = [
+        ROOT / "README.md",
+        *ROOT.glob("docs/**/*.md"),
+        *(file for place in PLACES for file in ROOT.glob(f"{place}/**/*.py")),
+    ]
+
+    assert not [file for file in told if re.search(r"install [^\n]*\binferbench\[", file.read_text(encoding="utf-8"))]
+
+
 def test_importing_the_contract_imports_no_library_that_measures():
     modules = [f"inferbench_contract.{each.name}" for each in pkgutil.iter_modules(inferbench_contract.__path__)]
     program = f"import sys, {', '.join(modules)}; print(*sys.modules)"

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferbench_contract.errors import how_to_install
 from inferbench_contract.spec import Calibration, Layout
 from inferbench_runner import artifacts, calibration, environment, onnx_models
 from inferbench_runner.backends import Arrays, FellBack, Unsupported, _layout
@@ -71,7 +72,7 @@ MODULES: Final = tuple(
 def missing_torchao() -> str | None:
     """Say that torchao is not installed."""
     if importlib.util.find_spec("torchao") is None:
-        return "NotInstalled: torchao is not installed. Install it: pip install 'inferbench[runner]'"
+        return f"NotInstalled: torchao is not installed. {how_to_install('runner')}"
     return None
 
 

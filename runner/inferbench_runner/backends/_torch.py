@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.errors import EnvironmentFault, how_to_install
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, models
@@ -53,7 +53,7 @@ def missing(precision: Precision, device: Device) -> str | None:
             return reason
     for package in ("torch", "torchvision"):
         if importlib.util.find_spec(package) is None:
-            return f"NotInstalled: {package} is not installed. Install it: pip install 'inferbench[runner]'"
+            return f"NotInstalled: {package} is not installed. {how_to_install('runner')}"
     if precision in _linear.DYNAMIC:
         return _int8_static.missing_torchao()
     if precision is Precision.INT8_STATIC:

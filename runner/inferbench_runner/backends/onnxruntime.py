@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferbench_contract.errors import how_to_install
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import cuda, environment, gate, onnx_models
@@ -81,9 +82,9 @@ def missing(precision: Precision, device: Device) -> str | None:
         if (reason := _capability.missing(precision, gpu.name, gpu.compute_capability)) is not None:
             return reason
     if importlib.util.find_spec("onnxruntime") is None:
-        return "NotInstalled: onnxruntime is not installed. Install it: pip install 'inferbench[runner]'"
+        return f"NotInstalled: onnxruntime is not installed. {how_to_install('runner')}"
     if device is Device.GPU and "onnxruntime-gpu" not in versions():
-        return "NotInstalled: this onnxruntime has no CUDA provider. Install it: pip install 'inferbench[gpu]'"
+        return f"NotInstalled: this onnxruntime has no CUDA provider. {how_to_install('gpu')}"
     return None
 
 

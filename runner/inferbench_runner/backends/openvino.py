@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
+from inferbench_contract.errors import how_to_install
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import environment, gate, privacy
 from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, fixed_batch
@@ -71,7 +72,7 @@ def missing(precision: Precision, device: Device) -> str | None:
     if device is not Device.CPU:
         return "NeedsCpu: OpenVINO is measured on CPUs only; its GPUs are Intel's."
     if importlib.util.find_spec("openvino") is None:
-        return "NotInstalled: openvino is not installed. Install it: pip install 'inferbench[openvino]'"
+        return f"NotInstalled: openvino is not installed. {how_to_install('openvino')}"
     flags = NEEDED_FLAGS.get(precision, frozenset())
     if flags and not environment.has_any(flags):
         named = " nor ".join(sorted(flags))

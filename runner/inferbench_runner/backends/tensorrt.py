@@ -19,6 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inferbench_contract.errors import how_to_install
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import artifacts, circumstances, cuda, environment, gate
@@ -97,9 +98,9 @@ def missing(precision: Precision, device: Device) -> str | None:
     if (reason := _capability.missing(precision, gpu.name, gpu.compute_capability)) is not None:
         return reason
     if importlib.util.find_spec("tensorrt") is None:
-        return "NotInstalled: tensorrt is not installed. Install it: pip install 'inferbench[tensorrt]'"
+        return f"NotInstalled: tensorrt is not installed. {how_to_install('tensorrt')}"
     if "cuda-bindings" not in found:
-        return "NotInstalled: cuda-bindings is not installed. Install it: pip install 'inferbench[gpu]'"
+        return f"NotInstalled: cuda-bindings is not installed. {how_to_install('gpu')}"
     old = [version for name, version in found.items() if name != "cuda-bindings" and _parts(version) < OLDEST]
     return f"TooOld: TensorRT {old[0]} is here, 10.3 is needed. Install it: pip install -U tensorrt" if old else None
 

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from inferbench_contract.errors import how_to_install
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import artifacts, environment
 from inferbench_runner.backends import Session, Unsupported, _compiled, _linear, _torch
@@ -50,10 +51,8 @@ def too_old(found: str) -> str | None:
     if tuple(int(digits) for digits in re.findall(r"\d+", found)[: len(OLDEST)]) >= OLDEST:
         return None
     needed = ".".join(map(str, OLDEST))
-    return (
-        f"TooOld: PyTorch {found} is here, and {needed} is needed: older ones do not load a package from a folder. "
-        "Install it: pip install -U 'inferbench[runner]'"
-    )
+    reason = f"TooOld: PyTorch {found} is here, and {needed} is needed: older ones do not load a package from a folder."
+    return f"{reason} {how_to_install('runner', is_upgrade=True)}"
 
 
 def versions() -> Mapping[str, str]:

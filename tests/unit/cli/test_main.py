@@ -150,6 +150,6 @@ class TestCommands:
         console = commands._console()
         console.file = io.StringIO()
 
-        console.print("NotInstalled: pip install 'inferbench[runner]'")
+        console.print("NotInstalled: pip install '.[runner]'  # in inferbench's folder")
 
-        assert console.file.getvalue() == "NotInstalled: pip install 'inferbench[runner]'\n"
+        assert console.file.getvalue() == "NotInstalled: pip install '.[runner]'  # in inferbench's folder\n"

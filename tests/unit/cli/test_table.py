@@ -221,7 +221,7 @@ def test_sentences_are_one_line_each_where_no_terminal_wraps_them():
 
 
 def test_brackets_in_a_reason_are_no_markup():
-    reason = "NotInstalled: pip install 'inferbench[runner]' [/] [bold]"
+    reason = "NotInstalled: pip install '.[runner]'  # in inferbench's folder [/] [bold]"
     text = printed(scripted_benchmark(), lambda *_: ended(Outcome.UNSUPPORTED, reason=reason))
 
     assert f"fake/fp32@1: Unsupported: {reason}\n" in text
