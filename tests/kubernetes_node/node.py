@@ -13,7 +13,7 @@ import json
 import shutil
 import signal
 import subprocess
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -143,11 +143,13 @@ def node(state: Path, layout: Path, settings: Settings | None = None) -> Iterato
         raise MachineError(lack)
     with machine(state) as place, _control_plane(place, settings or Settings()) as plane:
         _store_images_in_memory_if_there_is_plenty(place, layout)
-        made = Node(place, plane, _containerd(place), _kubelet(place, plane), _kube_proxy(place, plane))
-        _wait(made, lambda: "Server:" in made.ctr("version"), "containerd")
+        containerd = _containerd(place)  # first and alone: a kubelet that finds nobody at its socket ends
+        _wait([containerd], lambda: "Server:" in place.run(*_ctr("version")), "containerd")
+        made = Node(place, plane, containerd, _kubelet(place, plane), _kube_proxy(place, plane))
         made.load(layout)
-        _wait(made, lambda: _is_ready(plane), "the node")
-        _wait(made, lambda: "default/kubernetes:https" in place.run("iptables-save", "-t", "nat"), "kube-proxy")
+        services = [made.containerd, made.kubelet, made.kube_proxy]
+        _wait(services, lambda: _is_ready(plane), "the node")
+        _wait(services, lambda: "default/kubernetes:https" in place.run("iptables-save", "-t", "nat"), "kube-proxy")
         yield made
 
 
@@ -229,11 +231,11 @@ def _is_ready(plane: ControlPlane) -> bool:
     return any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
 
 
-def _wait(made: Node, is_so: Any, what: str) -> None:
+def _wait(services: Sequence[Service], is_so: Callable[[], bool], what: str) -> None:
     """Wait until something works, and complain at once of a service that has ended."""
 
     def look() -> bool:
-        for service in (made.containerd, made.kubelet, made.kube_proxy):
+        for service in services:
             service.require_alive()
         try:
             return bool(is_so())
@@ -243,7 +245,7 @@ def _wait(made: Node, is_so: Any, what: str) -> None:
     try:
         eventually(look, READY_SECONDS, what)
     except AssertionError as error:
-        logs = "\n".join(f"{each.log}:\n{tools.tail(each.log)}" for each in (made.containerd, made.kubelet))
+        logs = "\n".join(f"{each.log}:\n{tools.tail(each.log)}" for each in services)
         raise MachineError(f"{error}\n{logs}") from error
 
 
