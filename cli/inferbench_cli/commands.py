@@ -228,6 +228,8 @@ def _announce(console: Console, plan: Plan, missing: Sequence[Sweep], opened: Fo
     if done:
         console.print(f"going on: an earlier run finished {done} of {sweeps} (--fresh starts over)", soft_wrap=True)
     console.print(forecast.likely(missing, plan.work.measurement), soft_wrap=True)
+    if (few := forecast.few_rounds(plan.rounds)) is not None:
+        console.print(few, soft_wrap=True)
     if (warning := forecast.busy(os.getloadavg()[0], os.cpu_count() or 1)) is not None:
         console.print(Text(warning, "yellow"), soft_wrap=True)
 
@@ -258,6 +260,8 @@ def _show_plan(console: Console, plan: Plan) -> None:
     for strategy, reason in plan.unsupported.items():
         console.print(f"Unsupported: {strategy}: {reason}")
     console.print(forecast.how_long(plan), soft_wrap=True)
+    if (few := forecast.few_rounds(plan.rounds)) is not None:
+        console.print(few, soft_wrap=True)
 
 
 COMMANDS = {

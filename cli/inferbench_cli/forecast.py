@@ -12,6 +12,9 @@ START_SECONDS = 5
 """Of a cell's process: Python, its libraries, loading, checking the answers. The demonstration's 24 took 5 minutes with
 7 s each for warm-up and calls; a large model takes longer."""
 
+FEW_ROUNDS = 2
+"""Student's t has one degree of freedom then: intervals are six times as wide as those of four rounds."""
+
 MAX_QUIET_LOAD = 0.5
 """Of the CPUs. A load average of the minute before the run: what ended just now is in it, so it only warns."""
 
@@ -33,6 +36,15 @@ def likely(sweeps: Sequence[Sweep], measurement: MeasurementSpec) -> str:
     each = measurement.max_seconds_per_cell + measurement.warmup_max_seconds + START_SECONDS
     guess = minutes(_processes(sweeps) * each)
     return f"Estimate: about {guess}; preparing the model and compiling come on top."
+
+
+def few_rounds(rounds: int) -> str | None:
+    """Warn of what so few rounds cannot tell."""
+    if rounds == 1:
+        return "One round gives numbers without intervals, and no verdicts (measurement.rounds)."
+    return (
+        "Two rounds give very wide intervals; four decide more (measurement.rounds)." if rounds == FEW_ROUNDS else None
+    )
 
 
 def busy(load: float, cpus: int) -> str | None:

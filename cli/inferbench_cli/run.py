@@ -205,8 +205,9 @@ class _Sweeps:
                 died = error
         self.progress.finished(sweep, self.opened.result(self.plan, sweep))
         if refused:
+            why = refused[-1].rstrip(".")
             raise ModelRefusedError(
-                f"The model cannot be prepared, so no sweep can succeed and the run ends here: {refused[-1]} "
+                f"The model cannot be prepared, so no sweep can succeed and the run ends here: {why}. "
                 "Mend the model or the file, then start over with --fresh."
             )
         return died

@@ -39,7 +39,8 @@ STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UN
 
 Breaks = tuple[tuple[str, str], ...]
 INTERVALS: Breaks = ((" ±", "\n±"), (" (", "\n("), ("top-1 ", "top-1\n"))
-EVERYTHING: Breaks = (*INTERVALS, ("/", "/\n"))
+STRATEGIES: Breaks = (*INTERVALS, ("/", "/\n"))
+EVERYTHING: Breaks = (*STRATEGIES, (" to ", " to\n"))
 """Where a cell of the table may go on in its next line."""
 
 MAX_REASONS = 5
@@ -52,7 +53,7 @@ def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
     """Print the whole answer: of each batch size the best strategy, or all of them."""
     rows = _every(summary.table) if is_all else [best.row for _, best in sorted(summary.best.items())]
     if rows:
-        console.print(_fitting(console, [*_tables(summary, rows, is_all=is_all)]))
+        _print(console, [*_tables(summary, rows, is_all=is_all)])
     else:
         console.print("Nothing was measured, so nothing can be best.")
     for sentence in sentences.answers(summary):
@@ -76,18 +77,20 @@ def _say(console: Console, sentence: str, style: str = "") -> None:
     console.print(Text(sentence, style), soft_wrap=not console.is_terminal)
 
 
-def _fitting(console: Console, tables: Sequence[Table]) -> Table:
-    """Return the first table that fits, else the last."""
+def _print(console: Console, tables: Sequence[Table]) -> None:
+    """Print the first table that fits, else the last, which then goes on beyond the edge: nothing is left out."""
     unbounded = console.options.update(width=UNBOUNDED)  # else rich says that all of them fit
-    minima = (Measurement.get(console, unbounded, table).minimum for table in tables)
-    fits = (table for table, minimum in zip(tables, minima, strict=True) if minimum <= console.width)
-    return next(fits, tables[-1])
+    least = [Measurement.get(console, unbounded, table).minimum for table in tables]
+    chosen = next((place for place, minimum in enumerate(least) if minimum <= console.width), -1)
+    if least[chosen] > console.width:
+        tables[chosen].width = least[chosen]
+    console.print(tables[chosen], crop=False)
 
 
 def _tables(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Iterable[Table]:
-    """Lay the table out ever narrower: intervals and then strategies in lines of their own, at last without energy."""
+    """Lay the table out ever narrower: more and more of a cell in lines of its own, and at last without energy."""
     names = [name for name in COLUMNS if name not in set(_absent(rows))]
-    for broken in ((), INTERVALS, EVERYTHING):
+    for broken in ((), INTERVALS, STRATEGIES, EVERYTHING):
         yield _table(summary, rows, names, broken, is_all=is_all)
     yield _table(summary, rows, [name for name in names if name != ENERGY], EVERYTHING, is_all=is_all)
 

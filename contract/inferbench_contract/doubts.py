@@ -20,7 +20,8 @@ class Explanation:
 EXPLANATIONS: Mapping[Doubt, Explanation] = {
     Doubt.UNSETTLED: Explanation(
         "The calls had not settled when the warm-up had to end, so the first timed ones may be slower than later ones.",
-        "Raise measurement.warmupMaxSeconds: at least 20 calls have to fit into it (it is 8 where the file is silent).",
+        "Raise measurement.warmupMaxSeconds if fewer than 20 calls fit into it (it is 8 where the file is silent); "
+        "shorter calls do not settle where something else disturbs them.",
     ),
     Doubt.THROTTLED: Explanation(
         "The processor or the GPU was slowed down while this was measured: a CPU quota ran out, or clocks were lowered "
@@ -47,7 +48,8 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
     ),
     Doubt.FEW_SAMPLES: Explanation(
         "Fewer than 30 calls fitted into this round, so one slow call moves its median.",
-        "Raise measurement.maxSecondsPerCell, or measure fewer large batches.",
+        "Raise measurement.maxSecondsPerCell, or measure fewer large batches; short calls are few where something held "
+        "this machine up.",
     ),
     Doubt.ABOVE_ROOFLINE: Explanation(
         "This is faster than this very GPU was measured to compute or to read, so something was not computed or not "

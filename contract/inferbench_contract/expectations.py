@@ -32,6 +32,8 @@ class Judged:
     place: str
     ratio: Estimate | None
     missing: tuple[Cell, ...]
+    one_of: int = 1
+    """How many ratios had to be allowed for, where that alone kept it open: by itself this one fails."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,9 @@ def judge(expectation: Expectation, table: Table) -> Judged:
     order = (Judgement.DOES_NOT_HOLD, Judgement.UNDECIDED, Judgement.HOLDS)
     judgement, claim = min(judged, key=lambda pair: (order.index(pair[0]), _room(pair[1].ratio, expectation)))
     missing = tuple(cell for cell in claim.cells if not table.medians(cell))
-    return Judged(expectation.name, statement(expectation), judgement, claim.place, claim.ratio, missing)
+    alone = _judge(claim.ratio, expectation, 1)
+    one_of = len(claims) if judgement is not alone else 1
+    return Judged(expectation.name, statement(expectation), judgement, claim.place, claim.ratio, missing, one_of)
 
 
 def statement(expectation: Expectation) -> str:

@@ -284,6 +284,8 @@ def expectation(judged: Judged) -> str:
         return f"{judged.name}: undecided, there is no number for {cells}. ({judged.statement})"
     words = {Judgement.HOLDS: "holds", Judgement.DOES_NOT_HOLD: "does not hold", Judgement.UNDECIDED: "undecided"}
     what = f"{words[judged.judgement]}, the ratio at {judged.place} is {ratio(judged.ratio)}"
+    if judged.one_of > 1:
+        what += f", which by itself would fail it; as one of {judged.one_of} ratios it has to be surer"
     return f"{judged.name}: {what}. ({judged.statement})"
 
 

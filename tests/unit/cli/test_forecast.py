@@ -22,6 +22,13 @@ def test_the_estimate_is_of_the_sweeps_that_are_left():
     assert forecast.likely(plan.sweeps[4:], plan.work.measurement).startswith("Estimate: about 4 min;")
 
 
+@pytest.mark.parametrize(("count", "begins"), [(1, "One round gives"), (2, "Two rounds give"), (4, None)])
+def test_what_few_rounds_cannot_tell_is_said_before_they_run(count, begins):
+    told = forecast.few_rounds(count)
+
+    assert told is None if begins is None else told.startswith(begins)
+
+
 @pytest.mark.parametrize(
     ("load", "cpus", "begins"),
     [

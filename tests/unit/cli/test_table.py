@@ -212,6 +212,29 @@ def test_at_80_columns_no_number_is_cut_however_long_the_names(is_all):
     assert re.search(r"torch-compile-max-autotune/int8-dynamic .* 75\.0 mJ", wide)
 
 
+@pytest.mark.parametrize("width", [80, 40])
+def test_wide_intervals_and_long_words_leave_no_column_out(width):
+    """Of two rounds that differ threefold, on a terminal, on a narrow one and in a pipe."""
+
+    def latency_of(strategy, size, round_):
+        doubts = (Doubt.NOISY_NEIGHBOUR, Doubt.FEW_SAMPLES)
+        latency_ms = (3000 if strategy.precision == "fp32" else 1000) * (1, 3)[round_ % 2]
+        return measured(size, latency_ms * (1 + size * round_), doubts=doubts, **compared(0.97))
+
+    benchmark = scripted_benchmark(
+        model=TRAINED,
+        backends=["onnxruntime"],
+        precisions=["fp32", "int8-static"],
+        backendOptions={},
+        measurement=rounds(2),
+    )
+    text = printed(benchmark, latency_of, width=width, is_all=True)
+
+    assert "…" not in text
+    assert re.search(r"^ *Batch +Strategy +Latency +Inputs/s +Speedup +baseline +fp32 +Doubts$", text, re.MULTILINE)
+    assert re.search(r"^ *1 +onnxruntime/ +.* a,", text, re.MULTILINE)
+
+
 def test_sentences_are_one_line_each_where_no_terminal_wraps_them():
     text = printed(scripted_benchmark(precisions=["fp32", "fp16"], measurement=rounds(2)), lambda *_: 10, width=40)
 
