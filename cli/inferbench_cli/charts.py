@@ -26,6 +26,11 @@ MARK_Y, FLOOR_Y, BIN_HEIGHT = 12, 20, 17
 
 AXIS_HEIGHT = 36
 PLOT_LEFT, PLOT_TOP, PLOT_HEIGHT = 44, 22, 150
+"""Longer labels move the left side of a plot to the right."""
+
+LABEL_GAP, CHARACTER = 6, 9
+"""Between a label and its plot; and room for a character, of which signs of a percentage are the widest: `+100%` takes
+44 in DejaVu Sans, the widest of the fonts that a browser may take."""
 
 SHAPES = (
     "M5,0A5,5 0 1 1-5,0A5,5 0 1 1 5,0Z",
@@ -136,6 +141,27 @@ class Line:
     style: int
     points: tuple[tuple[float, float | None], ...]
     bars: tuple[tuple[float, float, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """Where points of two axes lie in a chart of lines."""
+
+    x: Axis
+    y: Axis
+
+    @property
+    def left(self) -> int:
+        """Leave room for the longest label of the vertical axis."""
+        return max(PLOT_LEFT, LABEL_GAP + CHARACTER * max((len(label) for _, label in self.y.ticks), default=0))
+
+    def right(self, value: float) -> float:
+        """Return how far to the right a value of the horizontal axis is."""
+        return self.left + EDGE + self.x.share(value) * (WIDTH - self.left - 2 * EDGE)
+
+    def down(self, value: float) -> float:
+        """Return how far down a value of the vertical axis is."""
+        return PLOT_TOP + (1 - self.y.share(value)) * PLOT_HEIGHT
 
 
 # ---- axes ----------------------------------------------------------------------------------------
@@ -255,18 +281,18 @@ def strips(caption: Caption, rows: Sequence[Strip], axis: Axis) -> Html:
 
 def lines(caption: Caption, series: Sequence[Line], x: Axis, y: Axis) -> Html:
     """Draw lines with a mark at each point."""
-    bottom = PLOT_TOP + PLOT_HEIGHT
-    grid = "".join(f"M{PLOT_LEFT},{_px(_down(y, value))}H{WIDTH}" for value, _ in y.ticks)
+    plot, bottom = Plot(x, y), PLOT_TOP + PLOT_HEIGHT
+    grid = "".join(f"M{plot.left},{_px(plot.down(value))}H{WIDTH}" for value, _ in y.ticks)
     labels = [
-        *(_text(PLOT_LEFT - 6, _down(y, value) + 4, label, "end") for value, label in y.ticks),
-        *(_text(_right(x, value), bottom + 16, label, "middle") for value, label in x.ticks),
+        *(_text(plot.left - LABEL_GAP, plot.down(value) + 4, label, "end") for value, label in y.ticks),
+        *(_text(plot.right(value), bottom + 16, label, "middle") for value, label in x.ticks),
         _text(0, TEXT_Y, y.title),
         _text(WIDTH, bottom + 32, x.title, "end"),
     ]
     rules = [tag("path", d=grid, class_="rule")]
     if y.low <= 0:
-        rules.append(tag("path", d=f"M{PLOT_LEFT},{_px(_down(y, 0))}H{WIDTH}", class_="origin"))
-    return _figure(caption, bottom + AXIS_HEIGHT, *rules, *labels, *(_line(line, x, y) for line in series))
+        rules.append(tag("path", d=f"M{plot.left},{_px(plot.down(0))}H{WIDTH}", class_="origin"))
+    return _figure(caption, bottom + AXIS_HEIGHT, *rules, *labels, *(_line(line, plot) for line in series))
 
 
 def _figure(caption: Caption, height: int, *content: Html) -> Html:
@@ -333,12 +359,14 @@ def _histogram(row: Strip) -> Html:
     return tag("path", d=f"M0,0{steps}V0Z", class_="area", transform=scale)
 
 
-def _line(line: Line, x: Axis, y: Axis) -> Html:
-    bars = "".join(f"M{_px(_right(x, at))},{_px(_down(y, low))}V{_px(_down(y, high))}" for at, low, high in line.bars)
+def _line(line: Line, plot: Plot) -> Html:
+    bars = "".join(
+        f"M{_px(plot.right(at))},{_px(plot.down(low))}V{_px(plot.down(high))}" for at, low, high in line.bars
+    )
     path, pen = "", "M"
     for at, value in line.points:
         # h0 makes a line of a lone point: a corner without a line has no mark.
-        path += "" if value is None else f"{pen}{_px(_right(x, at))},{_px(_down(y, value))}{'h0' * (pen == 'M')}"
+        path += "" if value is None else f"{pen}{_px(plot.right(at))},{_px(plot.down(value))}{'h0' * (pen == 'M')}"
         pen = "M" if value is None else "L"
     drawn = tag("path", d=path, class_="line", style=f"marker:url(#k{line.style})") if path else Html("")
     interval = tag("path", d=bars, class_="bar") if bars else Html("")
@@ -361,14 +389,6 @@ def _anchor(axis: Axis, value: float) -> str | None:
 
 def _along(axis: Axis, value: float) -> float:
     return EDGE + axis.share(value) * (WIDTH - 2 * EDGE)
-
-
-def _right(axis: Axis, value: float) -> float:
-    return PLOT_LEFT + EDGE + axis.share(value) * (WIDTH - PLOT_LEFT - 2 * EDGE)
-
-
-def _down(axis: Axis, value: float) -> float:
-    return PLOT_TOP + (1 - axis.share(value)) * PLOT_HEIGHT
 
 
 def _px(value: float) -> str:

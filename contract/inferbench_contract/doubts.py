@@ -30,8 +30,9 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
         "cool down, or raise its power limit.",
     ),
     Doubt.DRIFTED: Explanation(
-        "The last third of a round's calls took clearly longer or shorter than its first third, or, on a GPU, a fixed "
-        "piece of work took another time after the cell than before it: the machine changed.",
+        "The last third of a round's calls took clearly longer or shorter than its first third, calls back to back "
+        "took over 1.5 times as long as single ones, or, on a GPU, a fixed piece of work took another time after the "
+        "cell than before it: the machine changed.",
         "Look for work that came and went on this machine, heat, or clocks that were still rising; then measure again "
         "with more rounds.",
     ),

@@ -39,16 +39,16 @@ class Differences:
     """Sum of squares of the reference."""
     product: NDArray[np.float64]
     """Sum of output times reference."""
-    agrees: NDArray[np.bool_] | None
-    """Whether the largest element is the same; None where the output is not one score for each class."""
+    choices: NDArray[np.intp] | None
+    """The class with the highest score, ours and the reference's; None where the output is not one score for each."""
 
     @classmethod
     def join(cls, parts: Sequence[Self]) -> Self:
         """Put examples of the same output together."""
         fields = ("rows", "error", "ours", "theirs", "product")
         sums = {field: np.concatenate([getattr(part, field) for part in parts]) for field in fields}
-        agrees = [part.agrees for part in parts if part.agrees is not None]
-        return cls(**sums, agrees=np.concatenate(agrees) if agrees else None)
+        choices = [part.choices for part in parts if part.choices is not None]
+        return cls(**sums, choices=np.concatenate(choices) if choices else None)
 
     def relative_l2(self) -> float:
         """Return the norm of all errors over the norm of all references."""
@@ -57,6 +57,14 @@ class Differences:
     def cosine(self) -> float:
         """Return the cosine between all outputs and all references."""
         return _cosine(float(self.product.sum()), float(self.ours.sum()), float(self.theirs.sum()))
+
+    def top1_agreement(self) -> float | None:
+        """Return the share of the examples with the same first choice; None where the reference has only one."""
+        if self.choices is None:
+            return None
+        ours, theirs = self.choices.T
+        # A network that answers the same to everything agrees with whatever else does.
+        return float((ours == theirs).mean()) if (theirs != theirs[0]).any() else None
 
     def each_relative_l2(self) -> list[float]:
         """Return the relative L2 of each example."""
@@ -94,7 +102,8 @@ class Accuracy:
     are_crops: bool = False
     """Whether the examples are crops of photographs, which have names."""
     top1_agreement: float | None = None
-    """Share of the examples whose highest score is the same class; None where no output is one score for each class."""
+    """Share of the examples whose highest score is the same class; None where no output is one score for each class, or
+    the reference chooses the same class for all of them."""
     error_ratio: float | None = None
     """The norm of the error against fp64 over that of the fp32 reference: 1 is as exact as fp32 eager is. None where
     there is no fp64 answer, or the reference is as exact as fp64."""
@@ -160,7 +169,7 @@ def judge(batches: Sequence[Mapping[str, Differences]]) -> Accuracy:
     outputs = [Differences.join([batch[name] for batch in batches]) for name in batches[0]]
     farthest = max(_by_example(outputs, Differences.each_relative_l2), key=itemgetter(0))
     lowest = min(_by_example(outputs, Differences.each_cosine), key=itemgetter(0))
-    agreements = [float(output.agrees.mean()) for output in outputs if output.agrees is not None]
+    agreements = [each for output in outputs if (each := output.top1_agreement()) is not None]
     return Accuracy(
         examples=len(np.unique(outputs[0].rows)),
         relative_l2=max(output.relative_l2() for output in outputs),
@@ -218,7 +227,7 @@ def _mismatch(name: str, ours: NDArray[Any], theirs: NDArray[Any]) -> str | None
 def _differences(ours: NDArray[Any], theirs: NDArray[Any], rows: NDArray[np.intp]) -> Differences:
     sums = np.array([_sums(a, b) for a, b in zip(ours, theirs, strict=True)], np.float64)
     error, norm, reference_norm, product = sums.T
-    return Differences(rows, error, norm, reference_norm, product, _agrees(ours, theirs))
+    return Differences(rows, error, norm, reference_norm, product, _choices(ours, theirs))
 
 
 def _sums(ours: NDArray[Any], theirs: NDArray[Any]) -> tuple[float, float, float, float]:
@@ -232,10 +241,10 @@ def _squares(found: NDArray[Any], truth: NDArray[Any]) -> float:
     return float(error @ error)
 
 
-def _agrees(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.bool_] | None:
+def _choices(ours: NDArray[Any], theirs: NDArray[Any]) -> NDArray[np.intp] | None:
     if ours.ndim != 2 or ours.shape[1] < 2 or ours.dtype.kind != "f":
         return None
-    return np.asarray(ours.argmax(axis=1) == theirs.argmax(axis=1))
+    return np.stack([ours.argmax(axis=1), theirs.argmax(axis=1)], axis=1)
 
 
 def _relative(error: float, theirs: float) -> float:

@@ -22,6 +22,10 @@ DRIFT_SDS = 5.0
 """Calls of a steady machine are autocorrelated (0.4 to 0.6 was measured), so its ends differ by more than the scatter
 within them says. Five keeps false alarms below 2 % at 0.5, even where a block is one call (simulated in the test)."""
 
+SLOWER_BACK_TO_BACK = 1.5
+"""Not waiting between calls saves time and costs none, so calls back to back that take longer than single ones met
+another machine. Half as long again is beyond what the scatter of calls makes of a mean and a median."""
+
 NEIGHBOUR_SHARE = 0.05
 """Of the machine's CPU time. A quiet virtual machine shows up to 0.05 CPUs of others per CPU (backends.md 7)."""
 
@@ -42,7 +46,7 @@ def find(
     found = {
         Doubt.UNSETTLED: measurement.warm_up.settling is None,
         Doubt.THROTTLED: is_throttled(disturbance),
-        Doubt.DRIFTED: has_drifted(measurement),
+        Doubt.DRIFTED: has_drifted(measurement) or is_slower_back_to_back(measurement),
         Doubt.NOISY_NEIGHBOUR: has_noisy_neighbour(disturbance),
         Doubt.LAUNCH_BOUND: is_launch_bound(measurement),
         Doubt.FEW_SAMPLES: len(measurement.timed.latencies_ns) < stopping.MIN_CALLS,
@@ -86,6 +90,12 @@ def has_drifted(measurement: Measurement) -> bool:
     medians = measurement.block_medians_ns
     third = len(medians) // 3
     return differ(medians[:third], medians[-third:])
+
+
+def is_slower_back_to_back(measurement: Measurement) -> bool:
+    """Tell whether latency and throughput contradict each other: a call in a row took much longer than a single one."""
+    row = measurement.back_to_back
+    return row.elapsed_ns > SLOWER_BACK_TO_BACK * measurement.latency_median_ns * row.calls
 
 
 def differ(first: Sequence[int], last: Sequence[int]) -> bool:

@@ -145,7 +145,9 @@ def test_check_compares_with_the_reference_and_finds_a_wrong_answer(folders, tmp
 
     assert right.returncode == 0, right.stderr
     assert right.stdout.startswith("output: relative L2 error ")
-    assert alone(wrong / "check.py", cwd=tmp_path).returncode == 1
+    assert right.stdout.splitlines()[-1] == "OK: as accurate as this precision has to be"
+    found = alone(wrong / "check.py", cwd=tmp_path)
+    assert (found.returncode, found.stdout.splitlines()[-1]) == (1, "WRONG: too far from fp32")
 
 
 REMEMBERING = """
@@ -173,7 +175,7 @@ def test_check_finds_a_model_that_answers_from_memory(folders, tmp_path, recorde
     done = alone(forgetful / "check.py", cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout == "the outputs stayed the same when the inputs changed\n"
+    assert done.stdout == "WRONG: the outputs stayed the same when the inputs changed\n"
 
 
 def written_files(folder: Path) -> set[str]:

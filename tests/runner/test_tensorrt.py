@@ -505,7 +505,7 @@ class TestExport:
             monkeypatch.setitem(sys.modules, name, module)
 
     @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
-    def test_the_program_runs_the_plan_and_its_check_finds_it_right(self, hand_over, installed, with_graph):
+    def test_the_program_runs_the_plan_and_its_check_finds_it_right(self, hand_over, installed, with_graph, capsys):
         handed = hand_over(cudaGraph=with_graph)
         model = runpy.run_path(str(handed / "load.py"))["load"]()
         images = np.arange(3 * FEATURES, dtype=np.float32).reshape(3, FEATURES)
@@ -513,6 +513,7 @@ class TestExport:
         assert np.array_equal(model({"image": images})["scores"], 2 * images)
         assert np.array_equal(model({"image": -images})["scores"], -2 * images)
         assert runpy.run_path(str(handed / "check.py"))["main"]() == 0
+        assert capsys.readouterr().out.splitlines()[-1].startswith("OK: ")
 
     def test_a_plan_that_was_measured_as_a_cuda_graph_is_replayed_as_one(self, hand_over, installed, fake):
         """Recorded once, after two runs, as the measured session did; the copies stay outside of it."""

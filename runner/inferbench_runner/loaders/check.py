@@ -2,7 +2,8 @@
 
     python check.py
 
-Needs what load.py needs. Exit status 0: as accurate as this precision has to be; 1: not.
+Needs what load.py needs. The last line begins with OK (exit status 0: as accurate as this precision has to be) or with
+WRONG (1: it is not).
 """
 
 from __future__ import annotations
@@ -36,13 +37,15 @@ def main() -> int:
     fed, expected = ([picked(batch, kind, told[f"{kind}s"]) for batch in batches] for kind in ("input", "output"))
     found = [{name: np.array(array) for name, array in model(inputs).items()} for inputs in fed]
     if is_stale(found, expected):
-        print("the outputs stayed the same when the inputs changed")  # noqa: T201
+        print("WRONG: the outputs stayed the same when the inputs changed")  # noqa: T201
         return 1
     errors = {name: worst(found, expected, name) for name in expected[0]}
     limit = told["accuracy"]["maxRelativeL2"]
     for name, error in errors.items():
         print(f"{name}: relative L2 error {error:.2g}, at most {limit:.2g} is expected")  # noqa: T201
-    return 0 if all(error <= limit for error in errors.values()) else 1
+    is_right = all(error <= limit for error in errors.values())
+    print("OK: as accurate as this precision has to be" if is_right else "WRONG: too far from fp32")  # noqa: T201
+    return 0 if is_right else 1
 
 
 def filled(examples: np.ndarray[Any, Any], batch_size: int, call: int) -> np.ndarray[Any, Any]:

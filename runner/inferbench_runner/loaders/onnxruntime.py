@@ -3,7 +3,7 @@
 from load import load
 
 model = load()
-outputs = model({"input": images})     # names and shapes are in model.json; floats go in and come out as fp32
+outputs = model({name: array})     # each input by its name: see model.json; floats go in and come out as fp32
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
     from load import load
 
     model = load()
-    outputs = model({"input": images})     # names and shapes are in model.json; floats go in and come out as fp32
+    outputs = model({name: array})     # each input by its name: see model.json; floats go in and come out as fp32
 
 The package holds machine code for the processor that it was compiled on, and takes batches of one size. From C++ it is
 loaded with torch::inductor::AOTIModelPackageLoader.

@@ -3,7 +3,7 @@
     from load import load
 
     model = load()
-    outputs = model({"input": images})     # names and shapes are in model.json; floats go in and come out as fp32
+    outputs = model({name: array})     # each input by its name: see model.json; floats go in and come out as fp32
 
 Needs numpy, the PyTorch and the torchao that are named in model.json, a C++ compiler, and an x86 CPU with 8-bit dot
 products. It is compiled at the first call, for batches of one size.

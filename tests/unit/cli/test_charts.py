@@ -172,6 +172,20 @@ def test_higher_values_are_drawn_higher():
     assert path.get("d") == "M52,172h0L392,22"
 
 
+@pytest.mark.parametrize(("label", "begins"), [("10", 44), ("+100%", 51), ("15,000", 60), ("1.23e+06", 78)])
+def test_the_longest_label_of_an_axis_has_room_beside_the_plot(label, begins):
+    """A character takes up to 9 units, and 6 are between a label and the plot."""
+    y = Axis(0, 10, ((0, "0"), (10, label)), "inputs/s")
+    chart = charts.lines(CAPTION, [Line(0, ((0, 0.0), (10, 10.0)))], TO_TEN, y)
+
+    (longest,) = [
+        element for element in drawn(chart).iter("text") if element.text == label and element.get("y") == "26"
+    ]
+    assert longest.get("x") == str(begins - 6)
+    assert by_class(chart, "rule")[0].get("d") == f"M{begins},172H400M{begins},22H400"
+    assert by_class(chart, "line")[0].get("d") == f"M{begins + 8},172h0L392,22"
+
+
 def test_a_line_without_any_point_is_nothing():
     assert not by_class(charts.lines(CAPTION, [Line(0, ((0, None),))], TO_TEN, TO_TEN), "line")
 

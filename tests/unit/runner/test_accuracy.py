@@ -20,7 +20,8 @@ from tests.fakes import ScriptedClock
 
 LIMITS = AccuracyLimits(max_relative_l2=0.01, min_cosine=0.999, min_top1_agreement=0.99)
 
-NUMBERS = arrays.arrays(np.float32, (5, 7), elements=st.floats(-100, 100, width=32).filter(lambda x: abs(x) > 1e-3))
+SIZES = st.floats(2**-10, 100, width=32)
+NUMBERS = arrays.arrays(np.float32, (5, 7), elements=SIZES | SIZES.map(lambda size: -size))
 
 
 def judged(outputs, reference, *, batches: int = 1) -> Accuracy:
@@ -29,6 +30,11 @@ def judged(outputs, reference, *, batches: int = 1) -> Accuracy:
     return accuracy.judge(
         [accuracy.differences({"y": a}, {"y": b}, r) for (a, b), r in zip(parts, rows, strict=True)],
     )
+
+
+def agreement_of_equals(reference) -> float | None:
+    """Outputs that are the reference agree with it everywhere, if it chooses more than one class."""
+    return 1 if len(set(reference.argmax(axis=1))) > 1 else None
 
 
 class TestErrorRatio:
@@ -72,7 +78,8 @@ class TestMetrics:
     def test_a_session_that_answers_as_the_reference_is_not_off_at_all(self, reference):
         found = judged(reference, reference)
 
-        assert (found.relative_l2, found.top1_agreement) == (0, 1)
+        assert found.relative_l2 == 0
+        assert found.top1_agreement == agreement_of_equals(reference)
         assert math.isclose(found.worst_cosine, 1, rel_tol=1e-12)
 
     @given(NUMBERS, st.integers(-8, 8).map(lambda exponent: 2.0**exponent))
@@ -82,7 +89,7 @@ class TestMetrics:
         assert math.isclose(found.relative_l2, abs(factor - 1), rel_tol=1e-9)
         assert math.isclose(found.worst_relative_l2, abs(factor - 1), rel_tol=1e-9)
         assert math.isclose(found.cosine, 1, rel_tol=1e-12)
-        assert found.top1_agreement == 1
+        assert found.top1_agreement == agreement_of_equals(reference)
 
     @given(NUMBERS)
     def test_the_opposite_has_cosine_minus_one(self, reference):
@@ -152,6 +159,27 @@ class TestMetrics:
 
         assert judged(outputs, reference).top1_agreement == 3 / 4
         assert judged(outputs, reference).top1_agreement_basis_points == 7500
+
+    @pytest.mark.parametrize("batches", [1, 2, 4])
+    def test_a_reference_that_chooses_one_class_for_everything_has_no_top1(self, batches):
+        reference = np.array([[0, 1, 0]] * 4, np.float32)
+        outputs = np.array([[0, 1, 0]] * 3 + [[1, 0, 0]], np.float32)
+
+        assert judged(outputs, reference, batches=batches).top1_agreement is None
+
+    def test_first_choices_are_compared_over_all_batches_of_which_each_has_one(self):
+        reference = np.array([[1, 0]] * 2 + [[0, 1]] * 2, np.float32)
+        outputs = np.array([[1, 0]] * 2 + [[0, 1], [1, 0]], np.float32)
+
+        assert judged(outputs, reference, batches=2).top1_agreement == 3 / 4
+
+    def test_an_output_with_one_first_choice_leaves_the_agreement_to_the_others(self):
+        same, other = np.array([[0, 1]] * 4, np.float32), np.eye(4, dtype=np.float32)
+        outputs, reference = {"a": same, "b": other[[0, 1, 2, 0]]}, {"a": same, "b": other}
+
+        found = accuracy.judge([accuracy.differences(outputs, reference, np.arange(4))])
+
+        assert found.top1_agreement == 3 / 4
 
     @pytest.mark.parametrize(
         "reference",

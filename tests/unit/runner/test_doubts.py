@@ -14,9 +14,12 @@ from tests.fakes import MILLISECOND, SECOND
 QUIET = Disturbance(total_ticks=1000)
 
 
-def a_measurement(latencies_ns=(MILLISECOND,) * 600, settling=Settling.STEADY, enqueue_ns=None, device_ns=None):
+def a_measurement(
+    latencies_ns=(MILLISECOND,) * 600, settling=Settling.STEADY, enqueue_ns=None, device_ns=None, row_ns=MILLISECOND
+):
+    """Measured calls; `row_ns` is what each of 100 took that were made back to back."""
     timed = TimedCalls(latencies_ns, enqueue_ns, device_ns, sum(latencies_ns), StopReason.STEADY)
-    return Measurement(MILLISECOND, WarmUp(1000, SECOND, settling), timed, BackToBack(100, SECOND))
+    return Measurement(MILLISECOND, WarmUp(1000, SECOND, settling), timed, BackToBack(100, 100 * row_ns))
 
 
 def autocorrelated(rng, calls, sd, r=0.5, drift=0.0):
@@ -140,6 +143,18 @@ def test_drift(first, last, expected):
     assert doubts.differ(first, last) is expected
 
 
+@pytest.mark.parametrize(
+    ("row_ns", "expected"),
+    [
+        pytest.param(MILLISECOND // 3, (), id="quicker without waiting, as on a GPU"),
+        pytest.param(MILLISECOND * 3 // 2, (), id="half as long again is scatter"),
+        pytest.param(MILLISECOND * 3 // 2 + 1, (Doubt.DRIFTED,), id="more than that is another machine"),
+    ],
+)
+def test_calls_in_a_row_that_take_much_longer_than_single_ones_have_drifted(row_ns, expected):
+    assert doubts.find(a_measurement(row_ns=row_ns), QUIET) == expected
+
+
 @pytest.mark.parametrize("calls", [30, 60, 240, 1000])
 @pytest.mark.parametrize("sd", [0.01, 0.03, 0.08])
 def test_a_steady_machine_is_taken_for_drifting_in_at_most_2_percent(calls, sd):
@@ -193,4 +208,5 @@ def test_the_explanations_name_the_thresholds_that_are_applied():
 
     assert f"{doubts.NEIGHBOUR_SHARE:.0%}" in words.explain(Doubt.NOISY_NEIGHBOUR)
     assert f"{doubts.LAUNCH_BOUND_SHARE:.0%}" in words.explain(Doubt.LAUNCH_BOUND)
+    assert f"{doubts.SLOWER_BACK_TO_BACK} times" in words.explain(Doubt.DRIFTED)
     assert f"{stopping.MIN_CALLS} calls" in words.explain(Doubt.FEW_SAMPLES)
