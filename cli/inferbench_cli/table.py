@@ -53,6 +53,8 @@ def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
     """Print the whole answer: of each batch size the best strategy, or all of them."""
     rows = _every(summary.table) if is_all else [best.row for _, best in sorted(summary.best.items())]
     if rows:
+        which = "All strategies" if is_all else "Best at each batch size"
+        _say(console, f"{which}; speedups are over {summary.table.baseline}, intervals are 95 %")
         _print(console, [*_tables(summary, rows, is_all=is_all)])
     else:
         console.print("Nothing was measured, so nothing can be best.")
@@ -97,10 +99,8 @@ def _tables(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Iterable[
 
 def _table(summary: Summary, rows: Sequence[Row], names: Sequence[str], broken: Breaks, *, is_all: bool) -> Table:
     marks = _marks(_told(summary.table, rows))
-    which = "All strategies" if is_all else "Best at each batch size"
-    title = f"{which}; speedups are over {summary.table.baseline}, intervals are 95 %"
     space = 0 if ACCURACY in names else 1
-    table = Table(title=title, title_justify="left", box=box.SIMPLE, padding=(0, space, 0, 0), pad_edge=False)
+    table = Table(box=box.SIMPLE, padding=(0, space, 0, 0), pad_edge=False)
     told = [dict(zip(COLUMNS, _cells(summary.table, row, marks), strict=True)) for row in rows]
     for name in names:
         heading = "Best strategy" if name == STRATEGY and not is_all else name

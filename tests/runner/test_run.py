@@ -78,6 +78,7 @@ class TestFinished:
 
         assert lines[0] == "2 cells in 2 rounds, 4 sweeps, to out/"
         assert lines.pop(1).startswith("Estimate: about 1 min;")
+        assert lines.pop(1).startswith("Two rounds give very wide intervals;")
         for place, (strategy, round_) in enumerate([("fp32", 1), ("fp16", 1), ("fp16", 2), ("fp32", 2)], 1):
             expected = rf"sweep {place} of 4, fake/{strategy}, round {round_} of 2: batch 1 \d+\.\d+ ms"
             assert re.fullmatch(expected, lines[place])
