@@ -46,7 +46,7 @@ test: setup ## Run every test that this machine can run
 	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m tests.kubernetes build || [ "$$CI" != true ] # else the tests that need it skip, and say why
 	@echo "Cluster tests: a real Kubernetes, its nodes played..."
-	@$(BIN)/python -m pytest tests/cluster --numprocesses 5 --dist load --maxschedchunk 2 # they wait a lot
+	@$(BIN)/python -m pytest tests/cluster --numprocesses 6 --dist load --maxschedchunk 2 # they wait a lot
 	@echo "End-to-end tests: real nodes, images and pods..."
 	@$(BIN)/python -m pytest tests/e2e
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
 
 from tests.programs import Place
-from tests.runner import tiny, tiny_onnx
+from tests.runner import shared, tiny, tiny_onnx
 
 
 def cells(place: Place) -> dict[str, int]:
@@ -63,10 +62,11 @@ def test_a_corrupt_entry_of_the_cache_is_made_anew_and_the_run_succeeds(place: P
 
 
 def test_without_a_compiler_its_cells_are_unsupported_and_the_others_are_measured(place: Place) -> None:
-    model = tiny.a_model(place.folder).model_dump(mode="json", exclude_none=True)
+    model = tiny.a_model(place.folder, planes=16).model_dump(mode="json", exclude_none=True)
     file = place.write(model=model, backends=["torch-eager", "torch-compile"])
 
-    done = with_environment(place, CXX=str(Path("/nowhere/c++"))).run("run", file, "--output", "out")
+    poor = with_environment(place, CXX="/nowhere/c++", INFERBENCH_CACHE=str(shared.cache()))
+    done = poor.run("run", file, "--output", "out")
 
     assert done.returncode == 0, done.stderr
     assert (cells(place)["measured"], cells(place)["unsupported"]) == (1, 1)

@@ -96,11 +96,16 @@ def test_the_minimal_example_measures_real_cells(minimal):
 
 
 def test_the_scripted_example_ends_as_its_script_says(tmp_path):
-    done = run("run", ROOT / "examples/fake.yaml", "--json", folder=tmp_path)
+    """At two of its three batch sizes: those at which something is scripted."""
+    said = yaml.safe_load((ROOT / "examples/fake.yaml").read_text())
+    said["spec"] |= {"batchSizes": [1, 32], "expectations": []}
+    (tmp_path / "fake.yaml").write_text(yaml.safe_dump(said))
 
-    assert done.returncode in (0, 4), done.stderr
+    done = run("run", "fake.yaml", "--json", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
     cells = json.loads(done.stdout)["cells"]
-    assert (cells["planned"], cells["failed"], cells["inaccurate"], cells["missing"]) == (12, 2, 3, 0)
+    assert (cells["planned"], cells["failed"], cells["inaccurate"], cells["missing"]) == (8, 2, 2, 0)
 
 
 QUICK = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
@@ -141,13 +146,13 @@ def test_the_demo_measures_all_its_backends(tmp_path):
 @pytest.mark.parametrize(
     ("name", "backends", "measured"),
     [
-        pytest.param("int8.yaml", ["onnxruntime", "openvino"], 5, id="8 bits"),
+        pytest.param("int8.yaml", ["onnxruntime"], 3, id="8 bits"),
         pytest.param("halves.yaml", ["torch-eager"], 2, id="16 bits"),
         pytest.param("vit.yaml", ["onnxruntime"], 2, id="a transformer's"),
     ],
 )
 def test_the_examples_of_precisions_measure_them(tmp_path, name, backends, measured):
-    """Of a small model, by the backends that compile nothing: what the others do is seen where they are tested."""
+    """Of a small model, by one backend each: what the others do is seen where they are tested."""
     model = tiny.a_model(tmp_path, planes=16).model_dump(mode="json", exclude_none=True)
     exclude = [pair for pair in said_in(name).get("exclude", []) if pair["backend"] in backends]
     less = {"expectations": [], "backendOptions": {}}
