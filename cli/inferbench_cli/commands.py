@@ -227,11 +227,15 @@ def _announce(console: Console, plan: Plan, missing: Sequence[Sweep], opened: Fo
         return
     if done:
         console.print(f"going on: an earlier run finished {done} of {sweeps} (--fresh starts over)", soft_wrap=True)
-    console.print(forecast.likely(missing, plan.work.measurement), soft_wrap=True)
-    if (few := forecast.few_rounds(plan.rounds)) is not None:
-        console.print(few, soft_wrap=True)
+    _foretell(console, forecast.likely(missing, plan.work.measurement), plan)
     if (warning := forecast.busy(os.getloadavg()[0], os.cpu_count() or 1)) is not None:
         console.print(Text(warning, "yellow"), soft_wrap=True)
+
+
+def _foretell(console: Console, how_long: str, plan: Plan) -> None:
+    """Say how long it takes, and what so few rounds cannot tell."""
+    for sentence in filter(None, (how_long, forecast.few_rounds(plan.rounds))):
+        console.print(sentence, soft_wrap=True)
 
 
 def _say_where(console: Console, opened: Folder) -> None:
@@ -259,9 +263,7 @@ def _show_plan(console: Console, plan: Plan) -> None:
     console.print(shown)
     for strategy, reason in plan.unsupported.items():
         console.print(f"Unsupported: {strategy}: {reason}")
-    console.print(forecast.how_long(plan), soft_wrap=True)
-    if (few := forecast.few_rounds(plan.rounds)) is not None:
-        console.print(few, soft_wrap=True)
+    _foretell(console, forecast.how_long(plan), plan)
 
 
 COMMANDS = {

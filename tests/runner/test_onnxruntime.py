@@ -16,14 +16,14 @@ import onnxruntime as real
 import pytest
 from onnx import parser
 
-from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import artifacts, bundle, gate, halves
+from inferbench_runner import bundle, gate, halves
 from inferbench_runner.backends import FellBack, Unsupported, onnxruntime
 from inferbench_runner.loaders import onnxruntime as loader
-from inferbench_runner.task import Artifacts, CellTask
+from inferbench_runner.task import CellTask
 from tests.fake_cuda import FakeCuda
 from tests.fake_onnxruntime import FakeOnnxRuntime, entry
+from tests.runner.graph_tasks import of_graph, write_examples
 
 EXAMPLES, FEATURES, BATCH = 8, 3, 3
 
@@ -47,9 +47,7 @@ IN_FLOATS = frozenset({"Mul"})
 def a_task(tmp_path):
     """Makes the task of a cell of a graph that doubles, or of another one."""
     numbers = np.random.default_rng(0).standard_normal((EXAMPLES, FEATURES), dtype=np.float32)
-    for name, arrays in (("inputs", {"x": numbers}), ("reference", {"y": 2 * numbers})):
-        (tmp_path / name).mkdir()
-        artifacts.write_arrays(tmp_path / name, arrays)
+    write_examples(tmp_path, {"x": numbers}, {"y": 2 * numbers})
 
     def make(
         precision=Precision.FP32,
@@ -63,24 +61,14 @@ def a_task(tmp_path):
         if precision in halves.HALVES:
             graph = halves.convert(graph, precision, IN_FLOATS)
         onnx.save(graph, tmp_path / "model.onnx")
-        return CellTask(
-            backend=Backend.ONNXRUNTIME,
-            precision=precision,
-            batch_size=batch_size,
-            round=0,
+        return of_graph(
+            tmp_path,
+            Backend.ONNXRUNTIME,
+            precision,
             device=device,
-            threads=2,
+            batch_size=batch_size,
+            contract=contract,
             options=options,
-            model=ModelSpec.model_validate({"onnx": {"path": "model.onnx"}}),
-            model_folder=tmp_path,
-            measurement=MeasurementSpec.model_validate({"contract": contract}),
-            accuracy=AccuracySpec(),
-            artifacts=Artifacts(
-                onnx=tmp_path / "model.onnx", inputs=tmp_path / "inputs", reference=tmp_path / "reference"
-            ),
-            cache=tmp_path / "cache",
-            result=tmp_path / "result.json",
-            samples=None,
         )
 
     return make

@@ -27,16 +27,15 @@ import pytest
 from onnx import parser
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
 from inferbench_runner import artifacts, bundle, cuda, gate
 from inferbench_runner.backends import FellBack, Unsupported, tensorrt
 from inferbench_runner.measure import time_calls
 from inferbench_runner.stopping import Limits
-from inferbench_runner.task import Artifacts, CellTask
 from tests import fake_cuda, fake_tensorrt
 from tests.fake_cuda import CudaErrorT, FakeCuda, FakeNvml
 from tests.fake_tensorrt import KERNEL_NS, FakeTensorRt, Severity
+from tests.runner.graph_tasks import of_graph, write_examples
 
 FEATURES = 4
 EXAMPLES = 16
@@ -76,30 +75,18 @@ def rtx():
 def a_task(tmp_path):
     """Makes the task of a cell of a graph that doubles, or of another one."""
     inputs = np.random.default_rng(0).standard_normal((EXAMPLES, FEATURES), dtype=np.float32)
-    for name, arrays in (("inputs", {"image": inputs}), ("reference", {"scores": 2 * inputs})):
-        (tmp_path / name).mkdir()
-        artifacts.write_arrays(tmp_path / name, arrays)
+    write_examples(tmp_path, {"image": inputs}, {"scores": 2 * inputs})
 
     def make(precision=Precision.FP32, batch_size=3, contract="device-resident", graph=DOUBLING, **options):
         (tmp_path / "model.onnx").write_text(json.dumps(graph))
-        return CellTask(
-            backend=Backend.TENSORRT,
-            precision=precision,
-            batch_size=batch_size,
-            round=0,
+        return of_graph(
+            tmp_path,
+            Backend.TENSORRT,
+            precision,
             device=Device.GPU,
-            threads=2,
+            batch_size=batch_size,
+            contract=contract,
             options=options,
-            model=ModelSpec.model_validate({"onnx": {"path": "model.onnx"}}),
-            model_folder=tmp_path,
-            measurement=MeasurementSpec.model_validate({"contract": contract}),
-            accuracy=AccuracySpec(),
-            artifacts=Artifacts(
-                onnx=tmp_path / "model.onnx", inputs=tmp_path / "inputs", reference=tmp_path / "reference"
-            ),
-            cache=tmp_path / "cache",
-            result=tmp_path / "result.json",
-            samples=None,
         )
 
     return make

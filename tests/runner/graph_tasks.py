@@ -1,0 +1,52 @@
+"""Tasks of cells of a graph that a test wrote into a folder: what ONNX Runtime's and TensorRT's tests share."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
+from inferbench_contract.words import Backend, Device, Precision
+from inferbench_runner import artifacts
+from inferbench_runner.task import Artifacts, CellTask
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+def write_examples(folder: Path, inputs: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> None:
+    """Write evaluation inputs, and what the reference answers to them."""
+    for name, arrays in (("inputs", inputs), ("reference", reference)):
+        (folder / name).mkdir()
+        artifacts.write_arrays(folder / name, arrays)
+
+
+def of_graph(
+    folder: Path,
+    backend: Backend,
+    precision: Precision,
+    *,
+    device: Device,
+    batch_size: int,
+    contract: str,
+    options: Mapping[str, Any],
+) -> CellTask:
+    """Return the task of the graph `model.onnx` of a folder, with the examples there."""
+    return CellTask(
+        backend=backend,
+        precision=precision,
+        batch_size=batch_size,
+        round=0,
+        device=device,
+        threads=2,
+        options=options,
+        model=ModelSpec.model_validate({"onnx": {"path": "model.onnx"}}),
+        model_folder=folder,
+        measurement=MeasurementSpec.model_validate({"contract": contract}),
+        accuracy=AccuracySpec(),
+        artifacts=Artifacts(onnx=folder / "model.onnx", inputs=folder / "inputs", reference=folder / "reference"),
+        cache=folder / "cache",
+        result=folder / "result.json",
+        samples=None,
+    )
