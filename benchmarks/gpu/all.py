@@ -19,6 +19,7 @@ Exit status: 0 all is done; 1 a step failed; 4 a figure that must be reached is 
     bias           our times against a bare loop, and against TensorRT's profiler or trtexec
     compile        torch.compile and TensorRT's builder, cold and warm
     mlperf         int8 TensorRT at large batches against MLPerf's offline figure for the card
+    share          how much of a run's time is measuring, with a warm cache
     resnet50, vit  both models at batches 1, 8, 32, 128, 256
 """
 
@@ -74,6 +75,13 @@ mlcommons/inference_results_v4.1 (A100: v2.1); of several submissions the lowest
 
 REPEATED = ("torch-eager/fp16", "onnxruntime/fp16", "tensorrt/fp16")
 """A backend of each kind."""
+MIN_PAIRS = 20
+"""For a statement about 95 of 100."""
+BARE = (*REPEATED, "tensorrt/int8-static")
+"""What is held against a bare loop: TensorRT's own figures are wanted at both precisions."""
+SHARED = ("torch-compile/fp16", "onnxruntime/fp16", "tensorrt/fp16")
+LONG_SECONDS = 30
+"""For a cell that is measured for an answer and not for a look."""
 REPEATED_BATCH = 8
 """Where a call is short enough to show the host and long enough to show the GPU."""
 TENSORRT = ("tensorrt/fp16", "tensorrt/int8-static")
@@ -106,14 +114,11 @@ class Profile:
     article_seconds: int
     """For each of the article's cells."""
     repeats: int
-    """Rounds of the A/A step: half as many pairs for each cell."""
-    bare: Sequence[str]
-    """Strategies that are held against a bare loop."""
+    """Rounds of the A/A step: half as many pairs for each cell. 0: the article's rounds are the pairs."""
     bare_seconds: float
+    """Of the loops that our own is held against."""
     offline_batches: Sequence[int]
     steps: Sequence[str]
-    is_long: bool = False
-    """Whether it must be measuring for half of its time."""
 
 
 PROFILES = {
@@ -122,23 +127,20 @@ PROFILES = {
         article={"batchSizes": (1, 8, 128), "precisions": ("fp32", "fp16")},
         instead={"tensorrt/fp32": "tensorrt/fp16"},
         article_seconds=1,
-        repeats=4,
-        bare=REPEATED,
+        repeats=0,
         bare_seconds=3,
         offline_batches=(256,),
-        steps=("machine", "article", "repeatability", "bias", "compile", "mlperf"),
+        steps=("machine", "article", "repeatability", "bias", "compile", "mlperf", "share"),
     ),
     "full": Profile(
         measurement={"rounds": 4, "maxSecondsPerCell": 3, "warmupMaxSeconds": 8},
         article={},
         instead={},
-        article_seconds=30,
+        article_seconds=LONG_SECONDS,
         repeats=20,
-        bare=(*REPEATED, "tensorrt/int8-static"),
         bare_seconds=60,
         offline_batches=(128, 256, 512, 1024),
-        steps=("machine", "article", "repeatability", "bias", "compile", "mlperf", "resnet50", "vit"),
-        is_long=True,
+        steps=("machine", "article", "repeatability", "bias", "compile", "mlperf", "share", "resnet50", "vit"),
     ),
 }
 """Building and compiling are most of the short one's time, so it measures only what the article's claims speak of: no 8
@@ -227,11 +229,11 @@ def article(call: Call) -> Found:
         for each in summary.get("expectations", ())
     ]
     claims = ["| claim | verdict | ratio | 95 % interval | decided at |", "| --- | --- | ---: | --- | --- |", *judged]
-    share = runs.warm_share(folder)
-    content = {"summary": summary, "cells": runs.cells(folder), "warmSharePercent": share}
-    warm = [] if share is None else [f"With a warm cache: {share:.0f}% measuring."]
+    warm_percent = runs.warm_share(folder)
+    content = {"summary": summary, "cells": runs.cells(folder), "warmSharePercent": warm_percent}
+    warm = [] if warm_percent is None else [f"With a warm cache: {warm_percent:.0f}% measuring."]
     lines = [*claims, "", *table(folder), "", *spent(summary), *warm]
-    return Found(content, lines, {"share": share} if call.profile.is_long else {})
+    return Found(content, lines)
 
 
 def repeated_spec(_: Call) -> dict[str, Any]:
@@ -240,8 +242,8 @@ def repeated_spec(_: Call) -> dict[str, Any]:
 
 
 def repeatability(call: Call) -> Found:
-    """Measure the same cells again and again, each time in a fresh process."""
-    medians = runs.round_medians(runs.run(call.asked, written(call, "repeatability")))
+    """Compare the medians of the same cells, each time in a fresh process."""
+    medians = runs.round_medians(repeated(call))
     errors = {cell: [100 * abs(math.log(a / b)) for a, b in [*pairwise(found)][::2]] for cell, found in medians.items()}
     pooled = [error for found in errors.values() for error in found]
     half, most = runs.quantile(pooled, 0.50), runs.quantile(pooled, 0.95)
@@ -254,12 +256,19 @@ def repeatability(call: Call) -> Found:
         *rows,
     ]
     told = {"pairs": len(pooled), "p50Percent": half, "p95Percent": most, "errorsPercent": errors}
-    return Found(told, lines, {"repeatability": most if pooled else None})
+    return Found(told, lines, {"repeatability": most if len(pooled) >= MIN_PAIRS else None})
 
 
-def bias_spec(call: Call) -> dict[str, Any]:
+def repeated(call: Call) -> Path:
+    """Return the folder of a run that measured every cell more than once: one for this, or the article's."""
+    if call.profile.repeats:
+        return runs.run(call.asked, written(call, "repeatability"))
+    return call.out / "article"
+
+
+def bias_spec(_: Call) -> dict[str, Any]:
     """Return the cells of the bias step."""
-    return runs.grid(call.profile.bare, [1, REPEATED_BATCH])
+    return runs.grid(BARE, [1, REPEATED_BATCH])
 
 
 def bias(call: Call) -> Found:
@@ -371,6 +380,19 @@ def offline_figure(hardware: str) -> int | None:
     return MLPERF_OFFLINE[max(names, key=len)] if names else None
 
 
+def share_spec(_: Call) -> dict[str, Any]:
+    """Return cells that are measured for as long as the full profile measures the article's."""
+    return runs.grid(SHARED, [REPEATED_BATCH])
+
+
+def share(call: Call) -> Found:
+    """Find out how much of a run's time is measuring once the cache is warm."""
+    folder = runs.run(call.asked, written(call, "share"))
+    found = runs.warm_share(folder)
+    lines = [f"{LONG_SECONDS} s a cell: " + ("nothing was warm." if found is None else f"{found:.0f}% measuring.")]
+    return Found({"warmSharePercent": found}, lines, {"share": found})
+
+
 def ladder_spec(_: Call) -> dict[str, Any]:
     """Return every backend at 16 bits, and TensorRT at 8 too, at all batch sizes."""
     return {**runs.grid(LADDER_STRATEGIES, LADDER), "timeoutSecondsPerSweep": LADDER_SECONDS}
@@ -390,6 +412,7 @@ STEPS: Mapping[str, Callable[[Call], Found]] = {
     "bias": bias,
     "compile": compilation,
     "mlperf": mlperf,
+    "share": share,
     "resnet50": lambda call: ladder(call, "resnet50"),
     "vit": lambda call: ladder(call, "vit"),
 }
@@ -399,6 +422,7 @@ SPECS: Mapping[str, Callable[[Call], dict[str, Any]]] = {
     "repeatability": repeated_spec,
     "bias": bias_spec,
     "mlperf": mlperf_spec,
+    "share": share_spec,
     "resnet50": ladder_spec,
     "vit": ladder_spec,
 }
@@ -407,12 +431,18 @@ MODELS = {"mlperf": "resnet50", "resnet50": "resnet50", "vit": "vit_b_16"}
 """What a step measures whatever --model says."""
 
 
+def is_a_run(call: Call, name: str) -> bool:
+    """Tell whether a step measures anything itself."""
+    return name in SPECS and (name != "repeatability" or call.profile.repeats > 0)
+
+
 def written(call: Call, name: str) -> Path:
     """Write the benchmark of a step, at the batch sizes that were asked for."""
     changed = {
         "article": {"maxSecondsPerCell": call.profile.article_seconds},
         "repeatability": {"rounds": call.profile.repeats},
         "bias": {"rounds": 1},
+        "share": {"maxSecondsPerCell": LONG_SECONDS, "rounds": 2},
     }
     spec = SPECS[name](call)
     sizes = [size for size in spec["batchSizes"] if size <= call.largest] or spec["batchSizes"][:1]
@@ -523,7 +553,7 @@ def foresee(call: Call, steps: Sequence[str]) -> None:
     foreseen = seconds_of(call, steps)
     for name in steps:
         cells = ""
-        if name in SPECS:
+        if is_a_run(call, name):
             plan = plans.expand(document.read(call.out / f"{name}.yaml"))
             cells = f"{len(plan.measurable_cells)} cells x {plan.rounds} rounds, "
         print(f"{name}: {cells}about {foreseen[name] / 60:.1f} minutes")
@@ -534,7 +564,7 @@ def seconds_of(call: Call, steps: Sequence[str]) -> dict[str, float]:
     """Write the benchmarks of the steps and estimate how long each takes, after those before it."""
     foreseen, seen = dict.fromkeys(steps, 0.0), set[str]()
     for name in steps:
-        if name in SPECS:
+        if is_a_run(call, name):
             timed = loops_seconds(call.profile.bare_seconds) if name == "bias" else None
             foreseen[name] = runs.seconds(written(call, name), seen, timed)
     if "machine" in foreseen:

@@ -47,12 +47,12 @@ SCRIPT = {
 SIDES = ("faster", "than", "equal", "to")
 """What in an expectation names a strategy."""
 
-CELL_SECONDS = {"torch-compile": 24.0, "torch": 13.0, "onnxruntime": 5.0, "tensorrt": 5.0, "fake": 0.6}
-"""What a cell takes beside warm-up and measuring, by the first name that fits. Seen beside other work on an H100 with
-16 CPUs (docs/results/2026-11-26-h100.md); TensorRT's is assumed."""
-COLD_SECONDS = {"torch-compile": 5.0, "torch-compile-max-autotune": 280.0, "torch-aot-inductor": 60.0, "tensorrt": 40.0}
-"""What the first cell takes more that finds nothing in the cache, to compile or build. Two were seen there, the others
-are assumed."""
+CELL_SECONDS = {"torch-compile": 7.1, "torch": 4.9, "onnxruntime": 2.8, "tensorrt": 2.1, "fake": 0.6}
+"""What a cell takes beside warm-up and measuring, by the first name that fits. Seen with ResNet-50 on an H100 with 16
+CPUs that did nothing else (docs/results/2026-11-26-h100.md)."""
+COLD_SECONDS = {"torch-compile": 8.0, "torch-compile-max-autotune": 280.0, "torch-aot-inductor": 60.0, "tensorrt": 44.0}
+"""What the first cell takes more that finds nothing in the cache, to compile or build. Seen there, max-autotune beside
+other work; AOTInductor's is assumed."""
 MODEL_SECONDS = {"resnet50": 60.0, "vit_b_16": 120.0}
 """Preparing a model, and converting its graph to every precision: assumed, from half of that on two CPUs."""
 
