@@ -5,6 +5,7 @@ The order of results does not matter; of repeated ones a measured one counts, th
 
 from __future__ import annotations
 
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -126,9 +127,9 @@ class Row:
         return tuple(value for value in found if value is not None)
 
     def middle(self, field: str) -> int | None:
-        """Return the middle value of a field over the rounds that have it, the higher of two."""
-        values = sorted(self.values(field))
-        return values[len(values) // 2] if values else None
+        """Return the median of a field over the rounds that have it."""
+        values = self.values(field)
+        return round(statistics.median(values)) if values else None
 
 
 @dataclass(frozen=True)
