@@ -14,7 +14,7 @@ STAMP     := .venv/.installed-$(INPUTS)
 GPU_STAMP := .venv/.installed-gpu-$(INPUTS)
 BIN       := .venv/bin
 
-.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-models test-thorough test-tensorrt test-gpu
+.PHONY: help setup setup-gpu demo demo-cluster clean-cluster images test test-setup e2e-setup test-tools test-models test-thorough test-pythons test-tensorrt test-gpu
 .PHONY: check lint types architecture locks-in-step generated-in-step generated format lock bench clean clean-tools
 
 help: ## List the targets
@@ -81,7 +81,12 @@ test-models: setup ## Convert nine real models to every precision and judge them
 			-o junit_family=xunit1 -o timeout=3600 || true; \
 		rm -rf .venv/models/work .venv/models/cache; \
 	done
-	@$(BIN)/python benchmarks/models.py .venv/models/*.xml >docs/results/models.md
+	@$(BIN)/python benchmarks/models.py .venv/models $(MODELS) >docs/results/models.md
+
+PYTHONS := python3.11 python3.12 python3.13 python3.14
+
+test-pythons: setup ## Plan every example under other Pythons that are here, and compare the hashes (seconds)
+	@$(BIN)/python -m tests.pythons $(PYTHONS)
 
 test-thorough: setup ## Read 10,000 generated files, documents and bytes of each kind (minutes)
 	@INFERBENCH_HYPOTHESIS=thorough $(BIN)/python -m pytest tests/unit/contract/test_document.py --numprocesses 2 -o timeout=3600

@@ -38,7 +38,18 @@ RANGES: Final = "ranges.json"
 LIBRARIES: Final = ("ml-dtypes", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "scikit-image")
 MODULES: Final = tuple(
     f"inferbench_runner.{name}"
-    for name in ("calibration", "convert", "graphs", "halves", "inputs", "models", "photographs", "quantise", "targets")
+    for name in (
+        "calibration",
+        "convert",
+        "graphs",
+        "halves",
+        "inputs",
+        "models",
+        "photographs",
+        "quantise",
+        "residuals",
+        "targets",
+    )
 )
 """What decides the content of a converted graph: the installed versions of libraries, and our own code as it is."""
 

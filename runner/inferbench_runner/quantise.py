@@ -2,8 +2,9 @@
 
 * `for_cpu`: unsigned activations with a zero point, signed weights with a scale for each channel, int32 biases: what
   ONNX Runtime's CPU provider, and OpenVINO, turn into integer convolutions.
-* `explicit`: both signed and symmetric, at the inputs of convolutions and matrix products only, biases left alone: the
-  one form that TensorRT accepts (it rejects zero points and int32 biases), in int8 or in fp8.
+* `explicit`: both signed and symmetric, at the inputs of convolutions and matrix products and at the residual operands
+  of sums only, biases left alone: the one form that TensorRT accepts (it rejects zero points and int32 biases) and
+  fuses, in int8 or in fp8.
 * `dynamic`: scales are found at every call. ONNX Runtime's CPU provider only.
 """
 
@@ -19,7 +20,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from inferbench_runner import graphs
+from inferbench_runner import graphs, residuals
 from inferbench_runner.backends import Unsupported
 
 if TYPE_CHECKING:
@@ -70,12 +71,16 @@ E4M3: Final = Grid(ml_dtypes.float8_e4m3fn, 448, per_channel=False)
 
 def explicit_tensors(model: Any) -> Sequence[str]:
     """Return the tensors whose ranges `explicit` needs to know."""
-    return tuple(dict.fromkeys(node.input[0] for node in _weighted_nodes(model)))
+    readers = _readers(model)
+    found = (node.input[readers[node.output[0]]] for node in model.graph.node if node.output[0] in readers)
+    return tuple(dict.fromkeys(found))
 
 
 def explicit(model: Any, ranges: Ranges, grid: Grid) -> Any:
     """Return a model with quantisers before what multiplies by weights, and with 8-bit weights. It must be tidy.
 
+    The residual operands of sums have quantisers too: without them TensorRT 10.6 added in kernels of their own, in
+    halves, and quantised each sum in a third one, and ResNet-50 was slower in int8 than in fp16 (seen on an H100).
     Products of two activations are left alone: TensorRT fuses attention as a whole, and it is little of the work.
     """
     return _Explicit(model, ranges, grid).result()
@@ -97,6 +102,12 @@ def _weighted_nodes(model: Any) -> Sequence[Any]:
     return found
 
 
+def _readers(model: Any) -> Mapping[str, int]:
+    """Return which of its inputs each node reads in 8 bits besides weights, by the name of what it makes."""
+    weighted = dict.fromkeys((node.output[0] for node in _weighted_nodes(model)), 0)
+    return weighted | residuals.of(model, weighted)
+
+
 class _Explicit:
     """One graph on its way. A tensor that several nodes read has one quantiser, and a weight one set of scales."""
 
@@ -106,6 +117,7 @@ class _Explicit:
         self._model.CopyFrom(model)
         self._graph = self._model.graph
         self._chosen = {node.output[0] for node in _weighted_nodes(self._model)}
+        self._readers = _readers(self._model)
         self._weights = {tensor.name: tensor for tensor in self._graph.initializer}
         self._made: dict[str, Any] = {}
         self._quantised: dict[str, str] = {}
@@ -122,18 +134,23 @@ class _Explicit:
 
     def _quantised_node(self, node: Any) -> Iterator[Any]:
         """Yield a node with what has to stand before it."""
+        if node.output[0] in self._readers:
+            yield from self._activation(node, self._readers[node.output[0]])
         if node.output[0] in self._chosen:
-            yield from self._activation(node.input[0])
             axis = _channel_axis(node, self._weights[node.input[1]])
             yield from self._weight(node.input[1], axis)
-            node.input[0] = self._quantised[node.input[0]]
             node.input[1] = self._quantised[_with_axis(node.input[1], axis)]
         yield node
 
-    def _activation(self, name: str) -> Iterator[Any]:
-        """Yield the two quantisers of a tensor, the first time."""
-        if name in self._quantised:
-            return
+    def _activation(self, node: Any, place: int) -> Iterator[Any]:
+        """Let a node read a tensor in 8 bits, and yield the two quantisers of it, the first time."""
+        name = node.input[place]
+        if name not in self._quantised:
+            yield from self._quantisers(name)
+        node.input[place] = self._quantised[name]
+
+    def _quantisers(self, name: str) -> Iterator[Any]:
+        """Yield the two quantisers of a tensor."""
         scale = _scales(np.abs(np.asarray(self._ranges[name], np.float32)).max(), self._grid)
         parameters = self._add(f"{name}/scale", scale), self._add(f"{name}/zero", self._zeros(()))
         held, self._quantised[name] = f"{name}/quantised", f"{name}/dequantised"

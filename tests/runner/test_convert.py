@@ -39,12 +39,15 @@ MAX_RELATIVE_L2 = {
     Precision.BF16: 5e-2,  # seen: 0.006 to 0.029
     Precision.INT8_DYNAMIC: 0.12,  # seen: 0.02 to 0.10
     Precision.INT8_STATIC: 0.15,  # seen: 0.02 to 0.12
-    Precision.FP8: 0.20,  # seen: 0.07 to 0.18
+    Precision.FP8: 0.20,  # seen: 0.07 to 0.19
 }
-"""Of random weights with calibrated batch norms, ten models of torchvision: MobileNets and EfficientNet are worst."""
+"""Of random weights with calibrated batch norms, ten models of torchvision: MobileNets and EfficientNet are worst.
+
+What a converter may cost, not what a cell may: by the contract's limits some of these would be Inaccurate at 8 bits.
+"""
 
 MIN_COSINE = 0.97
-"""Of the worst example; fp8 EfficientNet has 0.976."""
+"""Of the worst example; MobileNetV3 in fp8 has 0.975."""
 
 GRAPHS = [(target, precision) for target in Target for precision in Precision]
 GRAPHS = [each for each in GRAPHS if each not in AS_PREPARED and each not in IMPOSSIBLE]
@@ -194,6 +197,26 @@ def test_every_way_of_calibrating_finds_ranges_of_its_own(zoo):
     assert len(set(files)) == len(Calibration)
     for file in files:
         assert zoo.judged("mobilenet_v3_small", file).relative_l2 <= MAX_RELATIVE_L2[Precision.INT8_STATIC]
+
+
+@pytest.mark.parametrize("precision", [Precision.INT8_STATIC, Precision.FP8])
+def test_each_sum_of_a_residual_network_has_one_operand_in_8_bits_for_tensorrt(zoo, precision):
+    """Three downsampled ones have quantisers of their own; the others share them with the convolutions."""
+    model = onnx.load(zoo.converted("resnet18", Target.TENSORRT, precision))
+
+    sums = [node for node in model.graph.node if node.op_type == "Add"]
+    assert [sum(name.endswith("/dequantised") for name in node.input) for node in sums] == [1] * 8
+    read = {name for node in model.graph.node if node.op_type in quantise.WEIGHTED for name in node.input[:1]}
+    assert operators(model).count("QuantizeLinear") == len(read) + 3
+
+
+def test_the_sums_of_a_transformer_stay_in_floats(zoo):
+    """What they add up spans too much: in 8 bits they would make its error three times as large."""
+    model = onnx.load(zoo.converted("vit", Target.TENSORRT, Precision.INT8_STATIC))
+
+    sums = [node for node in model.graph.node if node.op_type == "Add"]
+    assert sums
+    assert not any(name.endswith("/dequantised") for node in sums for name in node.input)
 
 
 @pytest.mark.parametrize("rest", [Precision.FP32, Precision.BF16])
