@@ -1,4 +1,4 @@
-"""A recorded stand-in for ONNX Runtime's sessions on a GPU, over tests/fake_cuda.py: a graph that doubles its input.
+"""A scripted stand-in for ONNX Runtime's sessions on a GPU, over tests/fake_cuda.py: a graph that doubles its input.
 
 It is no GPU, and nothing here was compared with one. It shows what a session is told, in which order, and which
 addresses it reads and writes: also with a CUDA graph, which ONNX Runtime records in the first run that lets it, with
@@ -9,6 +9,7 @@ the addresses of that run. Options are the real library's where a test gives it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import Any
@@ -107,7 +108,7 @@ class FakeSession:
 class FakeOnnxRuntime:
     """Stands in for the module. What its sessions are told is kept as it came, in the real library's own objects."""
 
-    def __init__(self, gpu: FakeCuda, real: Any, **session: Any):
+    def __init__(self, gpu: FakeCuda, real: Any, *, refuses: bool = False, **session: Any):
         self.SessionOptions = real.SessionOptions
         self.RunOptions = real.RunOptions
         self.ExecutionMode = real.ExecutionMode
@@ -119,6 +120,8 @@ class FakeOnnxRuntime:
         self.session: FakeSession
         self._gpu = gpu
         self._session = session
+        self._refuses = refuses
+        """Whether it has no kernel for a node."""
 
     def preload_dlls(self):
         self.calls.append("preload_dlls")
@@ -133,16 +136,38 @@ class FakeOnnxRuntime:
     def InferenceSession(self, path, options, providers):
         self.calls.append("InferenceSession")
         [(_, self.told)], self.options = providers, options
-        address, records = int(self.told["user_compute_stream"]), self.told["enable_cuda_graph"] == "1"
+        address, records = int(self.told.get("user_compute_stream", 0)), self.told.get("enable_cuda_graph") == "1"
+        if self._refuses:
+            self._refuse(records)
         self.session = FakeSession(self._gpu, address, records=records, **self._session)
         return self.session
+
+    def _refuse(self, records):
+        """Raise what the library raises, in its words and in its order."""
+        if records:
+            raise RuntimeError(
+                "[ONNXRuntimeError] : 1 : FAIL : This session cannot use the graph capture feature as requested by the "
+                "user  as all compute graph nodes have not been partitioned to the CUDAExecutionProvider"
+            )
+        if session_entry(self.options, "session.disable_cpu_ep_fallback") == "1":
+            raise RuntimeError(
+                "[ONNXRuntimeError] : 1 : FAIL : This session contains graph nodes that are assigned to the default "
+                "CPU EP, but fallback to CPU EP has been explicitly disabled by the user."
+            )
 
 
 def entry(run_options: Any, key: str) -> str | None:
     """Return what a run is told under a key; None where it is told nothing."""
-    if run_options is None:
-        return None
+    return None if run_options is None else _told(run_options.get_run_config_entry, key)
+
+
+def session_entry(options: Any, key: str) -> str | None:
+    """Return what a session is told under a key; None where it is told nothing."""
+    return _told(options.get_session_config_entry, key)
+
+
+def _told(read: Callable[[str], object], key: str) -> str | None:
     try:
-        return str(run_options.get_run_config_entry(key))
+        return str(read(key))
     except RuntimeError:
         return None

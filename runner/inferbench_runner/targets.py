@@ -51,8 +51,10 @@ NO_BF16_IN_CUDA: Final = """
     LessOrEqual Log LogSoftmax MaxPool NonZero PRelu Pad QuantizeLinear RNN Reciprocal ReduceL1 ReduceL2 ReduceLogSum
     ReduceLogSumExp ReduceMax ReduceMin ReduceProd ReduceSumSquare Resize Round Selu SpaceToDepth ThresholdedRelu
 """
-"""For these ONNX Runtime 1.31.1 registers a CUDA kernel in fp32 and none in bf16, at opset 22 (its get_all_opkernel_def
-says so); for GridSample none in fp16 either."""
+"""For these ONNX Runtime 1.31.1 has no CUDA kernel in bf16 at opset 22 (its get_all_opkernel_def says so); for
+GridSample none in fp16 either. Elu, InstanceNormalization, MaxPool, Selu and ThresholdedRelu have none at all there:
+what it registers for them from an older opset on serves only the operator of that opset, as its sessions show. A graph
+with one of them stays Unsupported until a later version has the kernel in fp32."""
 
 NO_BF16_IN_TENSORRT: Final = """
     ConvTranspose HardSigmoid HardSwish LpNormalization LpPool MeanVarianceNormalization Mish

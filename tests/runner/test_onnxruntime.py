@@ -23,7 +23,7 @@ from inferbench_runner.loaders import onnxruntime as loader
 from inferbench_runner.task import CellTask
 from tests.fake_cuda import FakeCuda
 from tests.fake_onnxruntime import FakeOnnxRuntime, entry
-from tests.runner.graph_tasks import of_graph, write_examples
+from tests.runner.graph_tasks import imported, of_graph, write_examples
 
 EXAMPLES, FEATURES, BATCH = 8, 3, 3
 
@@ -40,7 +40,7 @@ graph (string[batch,3] x) => (string[batch,3] y) { y = Identity(x) }
 KINDS = {Precision.BF16: "tensor(bfloat16)"}
 
 IN_FLOATS = frozenset({"Mul"})
-"""The CPU multiplies no bf16, so that this stays fp32 between casts, as max pools do in graphs for CUDA."""
+"""The CPU multiplies no bf16, so that this stays fp32 between casts, as clipping does in graphs for CUDA."""
 
 
 @pytest.fixture
@@ -150,11 +150,62 @@ class TestPlacement:
         with pytest.raises(FellBack, match="CUDAExecutionProvider was asked for, and ONNX Runtime took CPUExecution"):
             on_gpu(a_task(device=Device.GPU), provider="CPUExecutionProvider")
 
+    @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
+    @pytest.mark.parametrize(
+        ("precision", "way_out"), [(Precision.FP32, "another opset"), (Precision.BF16, "Use fp16")]
+    )
+    def test_a_graph_that_the_gpu_takes_only_in_part_is_unsupported_and_the_rest_named(
+        self, a_task, precision, way_out, with_graph
+    ):
+        task = a_task(precision, Device.GPU, cudaGraph=with_graph)
+
+        with pytest.raises(Unsupported) as refusal:
+            on_gpu(task, refuses=True, places=("CUDAExecutionProvider", "CPUExecutionProvider"))
+
+        assert str(refusal.value).startswith(
+            "NoKernel: CUDAExecutionProvider takes not all of this graph: ONNX Runtime would put 1 of 2 nodes on "
+            "another: Mul node 'doubling' on CPUExecutionProvider. "
+        )
+        assert way_out in str(refusal.value)
+
+    def test_any_other_error_of_the_library_stays_what_it_is(self, a_task, tmp_path):
+        task = a_task()
+        (tmp_path / "model.onnx").write_bytes(b"no graph")
+
+        with pytest.raises(Exception, match="INVALID_PROTOBUF"):
+            onnxruntime.load(task)
+
     def test_versions_that_cannot_tell_are_believed(self):
         onnxruntime.require_placement(object(), "CUDAExecutionProvider")
 
 
+OPENING = """
+import onnxruntime
+from inferbench_runner import backends
+from tests.fake_onnxruntime import FakeOnnxRuntime
+
+
+def open_session(task, gpu):
+    library = FakeOnnxRuntime(gpu, onnxruntime)
+    return backends.find(task.backend).load_on_gpu(task, library, library.open_device)
+"""
+
+
 class TestOnAGpu:
+    def test_its_process_imports_no_torch(self, a_task):
+        modules = imported(OPENING, a_task(device=Device.GPU))
+
+        assert {"inferbench_runner.backends.onnxruntime", "onnxruntime"} <= modules
+        assert not {"torch", "torchvision", "triton"} & modules
+
+    def test_nor_does_the_library_where_it_loads_those_of_cuda(self):
+        """It looks for them in PyTorch's folder, too."""
+        code = "import sys, onnxruntime; onnxruntime.preload_dlls(); print('torch' in sys.modules)"
+
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+
+        assert ended.stdout.splitlines()[-1] == "False"
+
     @pytest.mark.parametrize("precision", [Precision.FP32, Precision.TF32, Precision.FP16, Precision.BF16])
     def test_only_tf32_is_told_to_be_tf32(self, a_task, precision):
         """The provider has it on by default."""

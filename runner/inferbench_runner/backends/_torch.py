@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Final
 from inferbench_contract.errors import EnvironmentFault, how_to_install
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import cuda, environment, gate, models
+from inferbench_runner import artifacts, cuda, environment, gate, models
 from inferbench_runner.backends import (
     Arrays,
     Artifact,
@@ -143,7 +143,7 @@ def settings(task: CellTask) -> dict[str, Any]:
         "dtype": str(_dtype(task.precision)).removeprefix("torch."),
         "tf32": is_tf32(task.precision),
         "layout": task.measurement.layout,
-        "quantised": task.precision if task.precision in _linear.DYNAMIC else None,
+        "quantised": task.precision if _is_dynamic(task) else None,
     }
 
 
@@ -154,19 +154,32 @@ def module(task: CellTask) -> nn.Module:
     """
     if task.precision is Precision.INT8_STATIC:
         return _int8_static.load(program(task))
-    built = _quantised(task) if task.precision in _linear.DYNAMIC else _moved(task, _built(task))
+    built = _quantised(task) if _is_dynamic(task) else _moved(task, _built(task))
     _layout.require_of(built, task.measurement.layout)
     return built
 
 
+def quantised_layers(task: CellTask) -> Sequence[str]:
+    """Name the layers that `module` hands to torchao, for whoever builds the model elsewhere."""
+    if not _is_dynamic(task):
+        return ()
+    found, _ = _products(task, _built(task))
+    return sorted(_linear.chosen(found, task.precision, task.device))
+
+
 def _quantised(task: CellTask) -> nn.Module:
     built = _built(task)
-    first = {name: array[:1] for name, array in gate.first_batch(task).items()}
-    counted, total = _linear.operations(built, first)
+    found, total = _products(task, built)
     moved = _moved(task, built)
-    _linear.quantise(moved, task.precision)
-    _linear.require_share(moved, counted, total, task.precision)
+    _linear.quantise(moved, task.precision, _linear.chosen(found, task.precision, task.device))
+    _linear.require_share(moved, found, total, task.precision)
     return moved
+
+
+def _products(task: CellTask, built: nn.Module) -> tuple[Sequence[_linear.Product], int]:
+    """Count one example, or as many of the batch as tell whether CUDA takes its products."""
+    examples = _linear.FEWEST_ROWS if _linear.must_suit_cuda(task.precision, task.device) else 1
+    return _linear.products(built, {name: array[:examples] for name, array in gate.first_batch(task).items()})
 
 
 def _moved(task: CellTask, built: nn.Module) -> nn.Module:
@@ -181,8 +194,18 @@ def program(task: CellTask) -> Path:
 def content(task: CellTask) -> Mapping[str, str | None]:
     """Return what decides the model that is compiled, for the keys of what compilers make."""
     weights = task.artifacts.weights.parent.name if task.artifacts.weights else None
-    quantised = _int8_static.key(task) if task.precision is Precision.INT8_STATIC else None
-    return {"weights": weights, "quantised": quantised, "layout": task.measurement.layout}
+    return {"weights": weights, "quantised": _quantiser(task), "layout": task.measurement.layout}
+
+
+def _quantiser(task: CellTask) -> str | None:
+    """Hash what decides how a model is quantised. Dynamically that is the code which chooses layers, and torchao."""
+    if task.precision is Precision.INT8_STATIC:
+        return _int8_static.key(task)
+    return artifacts.key(environment.makers((_linear.__name__,), ("torchao",))) if _is_dynamic(task) else None
+
+
+def _is_dynamic(task: CellTask) -> bool:
+    return task.precision in _linear.DYNAMIC
 
 
 def _built(task: CellTask) -> nn.Module:

@@ -1,7 +1,7 @@
 """ONNX Runtime: the CPU provider, or the CUDA provider on a GPU. Its process imports no PyTorch.
 
-Inputs and outputs are bound to memory that is made once. The CUDA session has run on an H100
-(docs/results/2026-11-26-h100.md) at fp32, tf32 and fp16; bf16, CUDA graphs and end-to-end copies with a stand-in only.
+Inputs and outputs are bound to memory that is made once. The CUDA session has run on an H100 at fp32, tf32 and fp16,
+with CUDA graphs too; at bf16 a stand-in only has.
 
 Graphs in halves have halves outside too (`halves` says why): bf16 is bound by its number in ONNX, and read as fp32.
 """
@@ -66,6 +66,24 @@ NO_CUDA_GRAPH: Final = {"gpu_graph_id": "-1"}
 """A run that neither records nor replays a CUDA graph."""
 
 NO_WAITING: Final = {"disable_synchronize_execution_providers": "1"}
+
+TELLS_PLACES: Final = {"session.record_ep_graph_assignment_info": "1"}
+"""With this a session can say where its nodes stand."""
+
+NO_FALLBACK: Final = {"session.disable_cpu_ep_fallback": "1"}
+
+REFUSALS: Final = (
+    "fallback to CPU EP has been explicitly disabled",
+    "all compute graph nodes have not been partitioned to the CUDAExecutionProvider",
+)
+"""What an ONNX Runtime says, in longer sentences, that is told the above and has nodes that only the CPU takes; the
+second where it is to record a CUDA graph too."""
+
+WAY_OUT: Final = "Its kernels belong to versions of operators: export the model at another opset."
+
+BF16_WAY_OUT: Final = (
+    "Its kernels belong to versions of operators, and bf16 needs opset 22. Use fp16: it keeps the model's."
+)
 
 SHOWN_NODES: Final = 3
 
@@ -279,20 +297,19 @@ def _is_replayed(task: CellTask) -> bool:
 
 
 def make_session(library: Any, task: CellTask, told: Mapping[str, Any]) -> Any:
-    """Make a session that runs all of the graph on the provider that it is told. Raises FellBack where it does not."""
-    if task.artifacts.onnx is None:
-        raise ValueError("The task names no graph: prepare it first.")
-    options, name = library.SessionOptions(), told["provider"]
-    options.intra_op_num_threads = told["threads"]
-    options.inter_op_num_threads = told["interOpThreads"]
-    if options.inter_op_num_threads > 1:
-        options.execution_mode = library.ExecutionMode.ORT_PARALLEL
-    options.graph_optimization_level = getattr(library.GraphOptimizationLevel, told["graphOptimizationLevel"])
-    options.add_free_dimension_override_by_name(onnx_models.BATCH, task.batch_size)
-    options.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
-    if name != CPU_PROVIDER:
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-    session = library.InferenceSession(str(task.artifacts.onnx), options, providers=[(name, told["providerOptions"])])
+    """Make a session that runs all of the graph on the provider that it is told.
+
+    Raises Unsupported where ONNX Runtime says that it cannot, and FellBack where it does something else without a word.
+    """
+    name = told["provider"]
+    try:
+        session = _session(
+            library, task, told, TELLS_PLACES if name == CPU_PROVIDER else {**TELLS_PLACES, **NO_FALLBACK}
+        )
+    except Exception as error:
+        if not any(refusal in str(error) for refusal in REFUSALS):
+            raise
+        raise Unsupported(_what_is_left(library, task)) from error
     if session.get_providers()[0] != name:
         raise FellBack(f"Provider: {name} was asked for, and ONNX Runtime took {session.get_providers()[0]}")
     require_placement(session, name)
@@ -301,16 +318,46 @@ def make_session(library: Any, task: CellTask, told: Mapping[str, Any]) -> Any:
 
 def require_placement(session: Any, provider: str) -> None:
     """Raise FellBack where a node stands on another provider. Versions that cannot tell are believed."""
+    if (strange := _elsewhere(session, provider)) is not None:
+        raise FellBack(f"Provider: {provider} was asked for, and ONNX Runtime put {strange}")
+
+
+def _session(library: Any, task: CellTask, told: Mapping[str, Any], entries: Mapping[str, str]) -> Any:
+    if task.artifacts.onnx is None:
+        raise ValueError("The task names no graph: prepare it first.")
+    options = library.SessionOptions()
+    options.intra_op_num_threads = told["threads"]
+    options.inter_op_num_threads = told["interOpThreads"]
+    if options.inter_op_num_threads > 1:
+        options.execution_mode = library.ExecutionMode.ORT_PARALLEL
+    options.graph_optimization_level = getattr(library.GraphOptimizationLevel, told["graphOptimizationLevel"])
+    options.add_free_dimension_override_by_name(onnx_models.BATCH, task.batch_size)
+    for key, value in entries.items():
+        options.add_session_config_entry(key, value)
+    provider = (told["provider"], told["providerOptions"])
+    return library.InferenceSession(str(task.artifacts.onnx), options, providers=[provider])
+
+
+def _what_is_left(library: Any, task: CellTask) -> str:
+    """Say which nodes a provider leaves to the CPU, as a second session shows that may leave them.
+
+    It is told nothing of CUDA graphs, which ONNX Runtime refuses where nodes stand in two places.
+    """
+    told = settings(task)
+    left = _elsewhere(_session(library, task, told, TELLS_PLACES), told["provider"]) or "some nodes on the CPU"
+    way_out = BF16_WAY_OUT if task.precision is Precision.BF16 else WAY_OUT
+    return f"NoKernel: {told['provider']} takes not all of this graph: ONNX Runtime would put {left}. {way_out}"
+
+
+def _elsewhere(session: Any, provider: str) -> str | None:
+    """Name the nodes that stand on another provider; None where there are none, or this version cannot tell."""
     if not hasattr(session, "get_provider_graph_assignment_info"):
-        return
+        return None
     parts = session.get_provider_graph_assignment_info()
     placed = [(node, part.ep_name) for part in parts for node in part.get_nodes()]
     strange = [f"{node.op_type} node {node.name!r} on {place}" for node, place in placed if place != provider]
-    if strange:
-        raise FellBack(
-            f"Provider: {provider} was asked for, and ONNX Runtime put {len(strange)} of {len(placed)} nodes on "
-            f"another: {', '.join(strange[:SHOWN_NODES])}"
-        )
+    shown = ", ".join(strange[:SHOWN_NODES])
+    return f"{len(strange)} of {len(placed)} nodes on another: {shown}" if strange else None
 
 
 def _run_options(library: Any, entries: Mapping[str, str]) -> Any:

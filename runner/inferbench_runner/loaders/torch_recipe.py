@@ -5,7 +5,7 @@
     model = load()
     outputs = model({name: array})     # each input by its name: see model.json; floats go in and come out as fp32
 
-Needs numpy, the PyTorch that is named in model.json, and the module that `recipe.function` there names.
+Needs what requirements.txt names, and the module that `recipe.function` in model.json names.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,8 @@ def load() -> Callable[[Arrays], Arrays]:
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
     dtype = getattr(torch, settings["dtype"])
     module = arranged(build(told["recipe"]), settings["layout"]).to(settings["device"], dtype)
-    call = compiled(quantised(module, settings["quantised"]), settings["compile"])
+    module = quantised(module, settings["quantised"], told["recipe"]["quantisedLayers"])
+    call = compiled(module, settings["compile"])
 
     def run(inputs: Arrays) -> Arrays:
         tensors = [torch.from_numpy(inputs[each["name"]]).to(settings["device"]) for each in told["inputs"]]
@@ -61,8 +62,8 @@ def arranged(module: Any, layout: str) -> Any:
     return module
 
 
-def quantised(module: Any, precision: str | None) -> Any:
-    """Quantise the Linear layers, which needs torchao (the version is in model.json); leave floats as they are."""
+def quantised(module: Any, precision: str | None, layers: Sequence[str]) -> Any:
+    """Quantise these Linear layers, which needs torchao (the version is in model.json); leave floats as they are."""
     if precision is None:
         return module
     from torchao import quantization
@@ -71,7 +72,7 @@ def quantised(module: Any, precision: str | None) -> Any:
         "int8-dynamic": quantization.Int8DynamicActivationInt8WeightConfig,
         "fp8": quantization.Float8DynamicActivationFloat8WeightConfig,
     }
-    quantization.quantize_(module, recipes[precision]())
+    quantization.quantize_(module, recipes[precision](), filter_fn=lambda _, name: name in layers)
     return module
 
 
