@@ -89,6 +89,7 @@ def _expectation(**fields: Any) -> dict[str, Any]:
 
 FORMS = "expected faster and than, or equal, to and within."
 BESIDE_CELLS = "found it beside two cells, expected it beside two strategies."
+WHOLE = "spec.expectations[0]"
 CELL, OTHER_CELL = "torch-eager/fp32@1", "torch-eager/fp32@8"
 EAGER, ONNXRUNTIME = "torch-eager/fp32", "onnxruntime/fp32"
 FP32 = {"backend": "torch-eager", "precision": "fp32"}
@@ -239,38 +240,61 @@ BY_RULE = (
         By.RULE,
         server_place="spec.expectations",
     ),
-    BadSpec("an expectation of nothing", _expectation(), "spec.expectations[0]", FORMS, By.RULE),
-    BadSpec("an expectation of one side", _expectation(faster=EAGER), "spec.expectations[0]", FORMS, By.RULE),
+    BadSpec(
+        "an expectation of nothing",
+        _expectation(),
+        "spec.expectations[0].faster",
+        FORMS,
+        By.RULE,
+        server_place=WHOLE,
+    ),
+    BadSpec(
+        "an expectation of one side",
+        _expectation(faster=EAGER),
+        "spec.expectations[0].than",
+        FORMS,
+        By.RULE,
+        server_place=WHOLE,
+    ),
     BadSpec(
         "an expectation of two forms",
         _expectation(faster=EAGER, than=ONNXRUNTIME, within="5%"),
-        "spec.expectations[0]",
+        "spec.expectations[0].within",
         FORMS,
         By.RULE,
+        server_place=WHOLE,
     ),
     BadSpec(
-        "an equality without bounds", _expectation(equal=CELL, to=OTHER_CELL), "spec.expectations[0]", FORMS, By.RULE
+        "an equality without bounds",
+        _expectation(equal=CELL, to=OTHER_CELL),
+        "spec.expectations[0].within",
+        FORMS,
+        By.RULE,
+        server_place=WHOLE,
     ),
     BadSpec(
         "an equality that grows",
         _expectation(equal=EAGER, to=ONNXRUNTIME, within="5%", growsWithBatchSize=True),
-        "spec.expectations[0]",
+        "spec.expectations[0].growsWithBatchSize",
         FORMS,
         By.RULE,
+        server_place=WHOLE,
     ),
     BadSpec(
         "a strategy against a cell",
         _expectation(faster=CELL, than=ONNXRUNTIME),
-        "spec.expectations[0]",
+        "spec.expectations[0].than",
         f"found {CELL} and {ONNXRUNTIME}, expected two strategies or two cells.",
         By.RULE,
+        server_place=WHOLE,
     ),
     BadSpec(
         "a strategy against itself",
         _expectation(faster=EAGER, than=EAGER),
-        "spec.expectations[0]",
+        "spec.expectations[0].than",
         f"found {EAGER} on both sides, expected two different ones.",
         By.RULE,
+        server_place=WHOLE,
     ),
     BadSpec(
         "two cells at batch sizes",
@@ -301,9 +325,10 @@ BY_RULE = (
             growsWithBatchSize=True,
             byMoreThan={"faster": ONNXRUNTIME, "than": EAGER},
         ),
-        "spec.expectations[0]",
+        "spec.expectations[0].byMoreThan",
         "found growsWithBatchSize and byMoreThan, expected one of them: write two expectations.",
         By.RULE,
+        server_place=WHOLE,
     ),
     BadSpec(
         "an equality to within nothing",

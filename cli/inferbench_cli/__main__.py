@@ -130,7 +130,13 @@ def _add_plan(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> 
 
 
 def _add_report(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    report = commands.add_parser("report", help="the answer again, from a folder of results; writes report.html anew")
+    report = commands.add_parser(
+        "report",
+        help="the answer again, from a folder of results; writes report.html anew",
+        description="Show the answer of a folder again, and write its files anew. The exit status is 0, also where\n"
+        "cells failed or an expectation does not hold; 1 where nothing was measured; 2 where it is no such folder.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     report.add_argument("folder", metavar="DIR", help="a folder that `inferbench run` wrote")
     report.add_argument("--all", action="store_true", help=ALL_HELP)
     report.add_argument("--json", action="store_true", help="print summary.json instead of the table")

@@ -232,7 +232,7 @@ def _round_up(value: float) -> float:
 
 
 def _plain(value: float) -> str:
-    return f"{value:,.6g}" if abs(value) < 1e6 else f"{value:.3g}"
+    return f"{value:,.6g}" if abs(value) < 1e6 else f"{value / 1e6:,.10g}M"
 
 
 def _signed(share: float) -> str:
@@ -285,7 +285,7 @@ def lines(caption: Caption, series: Sequence[Line], x: Axis, y: Axis) -> Html:
     grid = "".join(f"M{plot.left},{_px(plot.down(value))}H{WIDTH}" for value, _ in y.ticks)
     labels = [
         *(_text(plot.left - LABEL_GAP, plot.down(value) + 4, label, "end") for value, label in y.ticks),
-        *(_text(plot.right(value), bottom + 16, label, "middle") for value, label in x.ticks),
+        *(_text(plot.right(value), bottom + 16, label, _anchor(x, value) or "middle") for value, label in x.ticks),
         _text(0, TEXT_Y, y.title),
         _text(WIDTH, bottom + 32, x.title, "end"),
     ]

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from inferbench_cli import cluster, folder, forecast, machine, matrix, progress, resource, table
+from inferbench_cli import cluster, folder, forecast, machine, matrix, progress, resource, table, validation
 from inferbench_cli import export as exports
 from inferbench_cli import run as runs
 from inferbench_cli.folder import Folder
 from inferbench_cli.kubectl import Kubectl
 from inferbench_cli.progress import Progress
 from inferbench_cli.resource import Found
+from inferbench_cli.validation import ModelFile
 from inferbench_contract import __version__, crd, document, schema
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import PlanError, SpecError
@@ -86,7 +87,23 @@ def report(arguments: Namespace) -> int:
     else:
         table.show(_console(), found, is_all=arguments.all)
         print(f"\nWritten: {opened.path / folder.REPORT}")
-    return 0
+    if any(row.medians for row in found.table.rows.values()):
+        return 0
+    print(f"inferbench: {_what_is_there_instead(opened, found)}", file=sys.stderr)
+    return runs.FAILED_CELLS
+
+
+def _what_is_there_instead(opened: Folder, found: Summary) -> str:
+    """Say what a folder holds in which no cell was measured, and what to do."""
+    sweeps, command = len(found.plan.sweeps), f"`inferbench run FILE --output {shlex.quote(str(opened.path))}`"
+    nothing = f"{opened.path} holds no measurement"
+    if not sweeps:
+        return f"{nothing}: no strategy of the benchmark can be measured. The answer says why; change the file."
+    if found.sweeps_finished < sweeps:
+        done = f"{found.sweeps_finished} of {counted(sweeps, 'sweep')} finished"
+        return f"{nothing}: {done}. {command} goes on with the file that it was begun with."
+    why = f"each of {counted(found.counts.planned, 'cell')} ended otherwise"
+    return f"{nothing}: {why}. The answer says why; once that is mended, {command} with --fresh measures again."
 
 
 def _require_same_plan(benchmark: InferenceBenchmark, measured: Plan, opened: Folder) -> None:
@@ -110,6 +127,7 @@ def export(arguments: Namespace) -> int:
         print(json.dumps(told, indent=1))
     else:
         print(f"{row.cell} is in {output}: {told['artifact']}, model.json says what it is, load.py runs it.")
+        print(f"To install what it needs: {shlex.join(['pip', 'install', '-r', str(output / 'requirements.txt')])}")
         print(f"To see that it answers as it should: {shlex.join(['python', str(output / 'check.py')])}")
     return 0
 
@@ -151,26 +169,22 @@ def validate(arguments: Namespace) -> int:
     """Check files; all mistakes of all of them."""
     is_wrong = False
     for file in arguments.files:
+        model = ModelFile(Path(file))
         try:
-            benchmark = document.read(Path(file))
+            _say_what_is_valid(file, document.read(model.file, model.mistakes))
         except SpecError as error:
             is_wrong = True
             print(error, file=sys.stderr)
-        else:
-            print(f"{file}: valid, {benchmark.name}, {counted(len(plans.expand(benchmark).sweeps), 'sweep')}")
-            _warn_of_missing_model(Path(file), benchmark)
+        for note in model.notes:
+            print(f"{file}: warning: {note}", file=sys.stderr)
     return SpecError.exit_status if is_wrong else 0
 
 
-def _warn_of_missing_model(file: Path, benchmark: InferenceBenchmark) -> None:
-    """Warn only: on a cluster the path starts from a volume, which is not here."""
-    onnx = benchmark.spec.model.onnx
-    if onnx is not None and not (file.parent / onnx.path).is_file():
-        print(
-            f"{file}: warning: spec.model.onnx.path: there is no file {file.parent / onnx.path}, which a run on this "
-            "machine reads. On a cluster the path starts from the models volume.",
-            file=sys.stderr,
-        )
+def _say_what_is_valid(file: str, benchmark: InferenceBenchmark) -> None:
+    planned, is_default = plans.expand(benchmark), "device" not in benchmark.spec.model_fields_set
+    print(f"{file}: valid, {benchmark.name}, {counted(len(planned.sweeps), 'sweep')}")
+    for line in validation.left_out(planned, is_default_device=is_default):
+        print(line)
 
 
 def backends(arguments: Namespace) -> int:

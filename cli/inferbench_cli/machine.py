@@ -56,8 +56,22 @@ def hand_over(request: str) -> Any:
         EnvironmentFault: this machine cannot do it.
         InferbenchError: it cannot be done.
     """
+    return _asked("export", request)
+
+
+def look_into(request: str) -> Any:
+    """Let the runner read the ONNX file that a request in JSON names, and return what is wrong with it.
+
+    Raises:
+        EnvironmentFault: this machine cannot do it.
+        InferbenchError: it cannot be done.
+    """
+    return _asked("look", request)
+
+
+def _asked(command: str, request: str) -> Any:
     done = subprocess.run(
-        _command("export"), env=_environment(), input=request, capture_output=True, text=True, check=False
+        _command(command), env=_environment(), input=request, capture_output=True, text=True, check=False
     )
     words = done.stderr[-TAIL_CHARS:].strip()
     if done.returncode == ENVIRONMENT_FAULT_STATUS:

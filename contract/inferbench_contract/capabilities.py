@@ -1,8 +1,8 @@
 """What each backend can do, as data: backend x precision x device x model source -> supported, or the reason why not.
 
-The planner reads this without importing any library. A new backend is one module in runner/backends/ and rows here for
-what it cannot do: what no row names is measured. What is impossible was tried with PyTorch 2.15, ONNX Runtime 1.31 and
-TensorRT 11.4, or read in their sources.
+The planner reads this without importing any library. A new backend gets rows here for what it cannot do: what no row
+names is measured (CONTRIBUTING.md says what else it needs). What is impossible was tried with PyTorch 2.15, with ONNX
+Runtime 1.31 and with TensorRT 11.4, or read in their sources.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ SET_BY_THE_SERVER = frozenset({
 })  # fmt: skip
 """Metadata that `kubectl get -o yaml` shows and that says nothing about what to measure; it is passed over."""
 
+EMPTIED = "found 0 items"
+"""What is also said of a list whose every item is wrong."""
+
 NOT_IN_THE_FILE = frozenset({"<name>", "<file>", "[key]"})
 """Steps that pydantic adds to a place: the variants of a union, and "it is the key that is wrong"."""
 
@@ -67,9 +70,13 @@ UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 PLAIN_NAME = re.compile("[A-Za-z_][A-Za-z0-9_-]{0,62}")
 
 
-def read(path: Path) -> InferenceBenchmark:
-    """Read the one benchmark in a file. Raises SpecError with all mistakes."""
-    return parse(_text(path), str(path))
+Look = Callable[[InferenceBenchmark], Mapping[Place, str]]
+"""Finds what is wrong with a benchmark that can be read: what its text alone does not show."""
+
+
+def read(path: Path, look: Look | None = None) -> InferenceBenchmark:
+    """Read the one benchmark in a file, and look at it if asked to. Raises SpecError with all mistakes."""
+    return parse(_text(path), str(path), look)
 
 
 def read_all(path: Path) -> tuple[InferenceBenchmark, ...]:
@@ -77,13 +84,16 @@ def read_all(path: Path) -> tuple[InferenceBenchmark, ...]:
     return parse_all(_text(path), str(path))
 
 
-def parse(text: str, name: str) -> InferenceBenchmark:
+def parse(text: str, name: str, look: Look | None = None) -> InferenceBenchmark:
     """Read the one benchmark in a text; `name` stands for it in messages. Raises SpecError with all mistakes."""
     documents = _documents(text, name)
     if len(documents) > 1:
         line = documents[1].lines[()]
         raise SpecError((f"{name}:{line}: found {len(documents)} documents, expected one: put each in its own file.",))
-    return _benchmark(documents[0])
+    benchmark = _benchmark(documents[0])
+    if look is not None and (found := look(benchmark)):
+        raise SpecError(_sentences(documents[0], found))
+    return benchmark
 
 
 def parse_all(text: str, name: str) -> tuple[InferenceBenchmark, ...]:
@@ -304,8 +314,7 @@ def _benchmark(document: _Document, context: Mapping[str, bool] | None = None) -
     try:
         benchmark = InferenceBenchmark.model_validate(_authored(document.value), by_name=False, context=context)
     except ValidationError as error:
-        details = error.errors(include_url=False)[:MAX_EXPLAINED]
-        found = dict(item for detail in details for item in _explained({**detail}))
+        found = dict(islice(_inside((), error), MAX_EXPLAINED))
         raise SpecError(_sentences(document, {**_causes(found, document.mistakes), **document.mistakes})) from error
     if document.mistakes:
         raise SpecError(_sentences(document, document.mistakes))
@@ -324,12 +333,28 @@ def _authored(value: Any) -> Any:
 
 def _causes(found: Mapping[Place, str], read: Mapping[Place, str]) -> Mapping[Place, str]:
     """Leave out what follows from a mistake further in ("found 0 items"), or from one that was met while reading."""
-    around = {place[:length] for place in (*found, *read) for length in range(len(place))}
-    return {place: found[place] for place in found if place not in around and not _starts_with_any(place, read)}
+    unread, wrong = _around(read), _around(found)
+    return {
+        place: sentence
+        for place, sentence in found.items()
+        if place not in unread
+        and not (place in wrong and sentence.startswith(EMPTIED))
+        and not _starts_with_any(place, read)
+    }
+
+
+def _around(places: Iterable[Place]) -> set[Place]:
+    return {place[:length] for place in places for length in range(len(place))}
 
 
 def _starts_with_any(place: Place, places: Mapping[Place, str]) -> bool:
     return any(place[:length] in places for length in range(len(place) + 1))
+
+
+def _inside(place: Place, error: ValidationError) -> Iterator[tuple[Place, str]]:
+    """Say what pydantic found at a place and further in."""
+    for details in error.errors(include_url=False):
+        yield from _explained({**details, "loc": (*place, *details["loc"])})
 
 
 def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
@@ -339,9 +364,10 @@ def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     wanted = _in_words(schema.at(place), kind)
     if isinstance(cause := context.get("error"), Mistakes):
         yield from ((place + inner, sentence) for inner, sentence in cause.found.items())
+        if cause.besides is not None:  # the last word at a place: what a value is comes before what it goes with
+            yield from _inside(place, cause.besides)
     elif isinstance(cause, ValidationError):
-        inside = (_explained({**inner, "loc": (*place, *inner["loc"])}) for inner in cause.errors(include_url=False))
-        yield from chain.from_iterable(inside)
+        yield from _inside(place, cause)
     elif kind == "extra_forbidden":
         yield place, f"found an unknown field, {_known_fields(place)}"
     elif details["loc"][-1:] == ("[key]",):

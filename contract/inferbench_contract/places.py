@@ -6,24 +6,28 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from pydantic import JsonValue
+    from pydantic import JsonValue, ValidationError
 
 Place = tuple[str | int, ...]
 """Where in a document: keys and indexes from the outside in."""
 
 
 class Mistakes(ValueError):
-    """What a validator found wrong, by place relative to the field that it validates: "found ..., expected ..."."""
+    """What a validator found wrong, by place relative to the field that it validates: "found ..., expected ...".
 
-    def __init__(self, found: Mapping[Place, str]) -> None:
+    `besides` is what was wrong before it looked, where it looked all the same.
+    """
+
+    def __init__(self, found: Mapping[Place, str], besides: ValidationError | None = None) -> None:
         super().__init__(" ".join(found.values()))
         self.found = found
+        self.besides = besides
 
 
-def refuse(found: Mapping[Place, str]) -> None:
+def refuse(found: Mapping[Place, str], besides: ValidationError | None = None) -> None:
     """Raise `Mistakes` if there are any."""
     if found:
-        raise Mistakes(found)
+        raise Mistakes(found, besides)
 
 
 def contents(value: JsonValue, place: Place = ()) -> Iterator[tuple[Place, JsonValue]]:

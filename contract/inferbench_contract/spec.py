@@ -20,9 +20,13 @@ from pydantic import (
     Discriminator,
     Field,
     JsonValue,
+    ModelWrapValidatorHandler,
     Strict,
     Tag,
+    TypeAdapter,
+    ValidationError,
     ValidationInfo,
+    ValidatorFunctionWrapHandler,
     field_validator,
     model_validator,
 )
@@ -393,9 +397,12 @@ def operand(text: str) -> Operand:
 
 def _known(text: str) -> str:
     backend, _, precision = text.partition("@")[0].partition("/")
-    for word, words in ((backend, Backend), (precision, Precision)):
-        if word not in set(words):
-            raise Mistakes({(): f'found "{text}", expected instead of {word or "nothing"} one of {", ".join(words)}.'})
+    wrong = [
+        f"instead of {word or 'nothing'} one of {', '.join(words)}"
+        for word, words in ((backend, Backend), (precision, Precision))
+        if word not in set(words)
+    ]
+    refuse({(): f'found "{text}", expected {", and ".join(wrong)}.'} if wrong else {})
     return text
 
 
@@ -502,37 +509,77 @@ class Expectation(Model):
         """Return the cells that it compares: one pair for each batch size, or the two cells that it names."""
         return _pairs(*self.operands, self.sizes(planned))
 
-    @model_validator(mode="after")
-    def _makes_one_statement(self) -> Self:
-        self._has_two_sides()
-        left, right = self.operands
-        if isinstance(left, Cell) is not isinstance(right, Cell):
-            raise Mistakes({(): f"found {left} and {right}, expected two strategies or two cells."})
-        if left == right:
-            raise Mistakes({(): f"found {left} on both sides, expected two different ones."})
+    @model_validator(mode="wrap")
+    @classmethod
+    def _makes_one_statement(cls, given: Any, read: ModelWrapValidatorHandler[Self]) -> Self:
+        """Look at the whole also where a field is wrong by itself, so that neither mistake hides the other."""
+        try:
+            expectation = read(given)
+        except ValidationError as error:
+            refuse(dict(_contradictions(_said(given))), error)
+            raise
+        refuse(dict(_contradictions(_said(expectation))))
+        return expectation
+
+
+OPERAND: TypeAdapter[str] = TypeAdapter(OperandText)
+
+SIDES = (("faster", "than"), ("equal", "to"))
+
+FORMS = (
+    (frozenset({"faster", "than"}), frozenset({"by", "growsWithBatchSize", "byMoreThan"})),
+    (frozenset({"equal", "to", "within"}), frozenset[str]()),
+)
+"""What each kind of statement needs, and what it may have."""
+
+
+def _said(given: object) -> Mapping[str, Any]:
+    """Return the fields of an expectation as the file has them: of one that was read, or of one that could not be."""
+    if isinstance(given, Expectation):
+        return given.model_dump(by_alias=True)
+    return given if isinstance(given, Mapping) else {}
+
+
+def _side(text: object) -> Operand | None:
+    """Read one side; None where there is none, or where it is wrong by itself."""
+    try:
+        return operand(OPERAND.validate_python(text))
+    except ValueError:
+        return None
+
+
+def _contradictions(said: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Find what the fields of an expectation, each right by itself, do not say together."""
+    yield from _without_form(said)
+    for left_name, right_name in SIDES:
+        left, right = _side(said.get(left_name)), _side(said.get(right_name))
+        if left is not None and right is not None and isinstance(left, Cell) is not isinstance(right, Cell):
+            yield (right_name,), f"found {left} and {right}, expected two strategies or two cells."
+        if left is not None and left == right:
+            yield (right_name,), f"found {left} on both sides, expected two different ones."
         if isinstance(left, Cell):
-            self._speaks_of_its_cells_only()
-        if self.grows_with_batch_size and self.by_more_than is not None:
-            raise Mistakes(
-                {(): "found growsWithBatchSize and byMoreThan, expected one of them: write two expectations."}
-            )
-        if self.within is not None and not self.tolerance:
-            raise Mistakes({("within",): f"found {self.within}, expected more: no two measurements are the same."})
-        return self
+            yield from _beside_cells(said)
+    if said.get("growsWithBatchSize") is True and said.get("byMoreThan") is not None:
+        yield ("byMoreThan",), "found growsWithBatchSize and byMoreThan, expected one of them: write two expectations."
+    if isinstance(within := said.get("within"), str) and set(within) <= set("0.%"):
+        yield ("within",), f"found {within}, expected more: no two measurements are the same."
 
-    def _has_two_sides(self) -> None:
-        given = {to_camel(field) for field in self.model_fields_set if getattr(self, field)} - {"name", "batchSizes"}
-        needed = {"equal", "to", "within"} if self.equal is not None else {"faster", "than"}
-        more = set() if self.equal is not None else {"by", "growsWithBatchSize", "byMoreThan"}
-        if not needed <= given <= needed | more:
-            found = ", ".join(sorted(given)) or "none of them"
-            raise Mistakes({(): f"found {found}, expected faster and than, or equal, to and within."})
 
-    def _speaks_of_its_cells_only(self) -> None:
-        strange = [field for field in ("batch_sizes", "grows_with_batch_size", "by_more_than") if getattr(self, field)]
-        refuse(
-            {(to_camel(field),): "found it beside two cells, expected it beside two strategies." for field in strange}
-        )
+def _without_form(said: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    """Find a field too many, or one too few: unless an unknown one may be meant for it, which is told anyway."""
+    known = {to_camel(name) for name in Expectation.model_fields}
+    given = {name for name in known - {"name", "batchSizes"} if said.get(name) not in (None, False)}
+    needed, allowed = FORMS["equal" in given]
+    strange, missing = sorted(given - needed - allowed), sorted(needed - given)
+    if strange or (missing and said.keys() <= known):
+        found = ", ".join(sorted(given)) or "none of them"
+        yield (next(iter([*strange, *missing])),), f"found {found}, expected faster and than, or equal, to and within."
+
+
+def _beside_cells(said: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
+    for name in ("batchSizes", "growsWithBatchSize", "byMoreThan"):
+        if said.get(name):
+            yield (name,), "found it beside two cells, expected it beside two strategies."
 
 
 # ---- in a cluster --------------------------------------------------------------------------------
@@ -672,16 +719,18 @@ class BenchmarkSpec(Model):
             raise Mistakes({(): f"found {baseline.strategy}, expected one of this benchmark: {_list(planned)}."})
         return baseline
 
-    @field_validator("expectations")
+    @field_validator("expectations", mode="wrap")
     @classmethod
-    def _expects_what_is_planned(cls, given: tuple[Expectation, ...], info: ValidationInfo) -> tuple[Expectation, ...]:
-        names = [expectation.name for expectation in given]
-        again = [(i, name) for i, name in enumerate(names) if name in names[:i]]
-        refuse({(i, "name"): f'found "{name}" a second time, expected each once.' for i, name in again})
+    def _expects_what_is_planned(cls, given: Any, read: ValidatorFunctionWrapHandler, info: ValidationInfo) -> Any:
+        """Look at all of them also where one is wrong by itself, so that it does not hide what is wrong with others."""
         planned, sizes = _planned(info.data), info.data.get("batch_sizes", ())
-        if planned and sizes:
-            refuse({(i, *place): s for i, e in enumerate(given) for place, s in _unplanned(e, planned, sizes)})
-        return given
+        try:
+            expectations = read(given)
+        except ValidationError as error:
+            refuse(dict(_unmet(given, planned, sizes)), error)
+            raise
+        refuse(dict(_unmet(expectations, planned, sizes)))
+        return expectations
 
 
 class InferenceBenchmark(Model):
@@ -717,27 +766,49 @@ def _planned(valid: Mapping[str, Any]) -> tuple[Strategy, ...]:
     return _strategies(valid["backends"], valid["precisions"], valid["exclude"])
 
 
-def _unplanned(e: Expectation, planned: Sequence[Strategy], sizes: Sequence[int]) -> Iterator[tuple[Place, str]]:
-    """Find what an expectation names and the benchmark does not measure."""
-    sides: dict[Place, str | None] = {(name,): getattr(e, name) for name in ("faster", "than", "equal", "to")}
-    if e.by_more_than is not None:
-        sides |= {("byMoreThan", name): getattr(e.by_more_than, name) for name in ("faster", "than")}
+def _unmet(given: object, planned: Sequence[Strategy], sizes: Sequence[int]) -> Iterator[tuple[Place, str]]:
+    """Find what a list of expectations says twice, or says of what the benchmark does not measure."""
+    said = [_said(item) for item in _items(given)]
+    names = [each.get("name") for each in said]
+    for i, name in enumerate(names):
+        if isinstance(name, str) and name in names[:i]:
+            yield (i, "name"), f'found "{name}" a second time, expected each once.'
+        yield from (((i, *place), sentence) for place, sentence in _unplanned(said[i], planned, sizes))
+
+
+def _items(given: object) -> Sequence[Any]:
+    """Return the items of what should be a list; a list that is too long is a mistake as a whole."""
+    return given if isinstance(given, list | tuple) and len(given) <= MAX_ITEMS else ()
+
+
+def _unplanned(
+    said: Mapping[str, Any], planned: Sequence[Strategy], sizes: Sequence[int]
+) -> Iterator[tuple[Place, str]]:
+    """Find what an expectation names and the benchmark does not measure, as far as what that measures is known."""
+    lead = said.get("byMoreThan")
+    sides: dict[Place, object] = {(name,): said.get(name) for pair in SIDES for name in pair}
+    sides |= {("byMoreThan", name): lead.get(name) for name in SIDES[0]} if isinstance(lead, Mapping) else {}
     for place, text in sides.items():
-        if text is not None:
-            yield from ((place, sentence) for sentence in _unmeasured(operand(text), planned, sizes))
-    for i, batch_size in enumerate(e.batch_sizes or ()):
-        if batch_size not in sizes:
+        yield from ((place, sentence) for sentence in _unmeasured(_side(text), planned, sizes))
+    asked = _items(said.get("batchSizes"))
+    for i, batch_size in enumerate(asked):
+        if sizes and batch_size not in sizes:
             yield ("batchSizes", i), f"found {batch_size}, expected one of the benchmark's: {_list(sizes)}."
-    if e.grows_with_batch_size and len(e.sizes(sizes)) < 2:
+    if said.get("growsWithBatchSize") is True and len({*map(str, asked or sizes)}) == 1:
         yield ("growsWithBatchSize",), "found one batch size, expected at least two to grow with."
 
 
-def _unmeasured(side: Operand, planned: Sequence[Strategy], sizes: Sequence[int]) -> Iterator[str]:
+def _unmeasured(side: Operand | None, planned: Sequence[Strategy], sizes: Sequence[int]) -> Iterator[str]:
+    if side is None:
+        return
     strategy = side.strategy if isinstance(side, Cell) else side
-    if strategy not in planned:
-        yield f"found {strategy}, expected one of this benchmark: {_list(planned)}."
-    if isinstance(side, Cell) and side.batch_size not in sizes:
-        yield f"found batch size {side.batch_size}, expected one of the benchmark's: {_list(sizes)}."
+    wrong = []
+    if planned and strategy not in planned:
+        wrong.append(f"found {strategy}, expected one of this benchmark: {_list(planned)}.")
+    if sizes and isinstance(side, Cell) and side.batch_size not in sizes:
+        wrong.append(f"found batch size {side.batch_size}, expected one of the benchmark's: {_list(sizes)}.")
+    if wrong:
+        yield " ".join(wrong)
 
 
 def _list(items: Sequence[object]) -> str:

@@ -1,5 +1,7 @@
 """The runner program: `sweep` and `pod` measure a sweep of a plan; `backends` and `environment` tell of this machine.
 
+`export` hands a measured cell over, `look` looks into an ONNX file.
+
 Exit statuses: 0 every cell has an outcome; 43 the plan or the arguments are wrong; 44 an environment fault;
 143 it was asked to stop (SIGTERM) and delivered what it had.
 """
@@ -58,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     tell.add_argument("--device", type=Device, choices=list(Device), default=Device.CPU)
     tell.set_defaults(run=_backends)
     commands.add_parser("export", help="hand a measured cell over; reads JSON").set_defaults(run=_export)
+    commands.add_parser("look", help="what is wrong with an ONNX file; reads JSON").set_defaults(run=_look)
     commands.add_parser("environment", help="this machine, as JSON").set_defaults(run=_environment)
     return parser
 
@@ -139,6 +142,14 @@ def _export(_: argparse.Namespace) -> int:
     asked = json.load(sys.stdin)
     request = bundle.Request.model_validate({**asked, "cache": str(artifacts.default_folder(os.environ))})
     print(json.dumps(bundle.make(request)))
+    return 0
+
+
+def _look(_: argparse.Namespace) -> int:
+    from inferbench_runner import onnx_faults
+
+    found = onnx_faults.find(onnx_faults.Request.model_validate_json(sys.stdin.read()))
+    print(found.model_dump_json())
     return 0
 
 

@@ -33,15 +33,15 @@ def write(model: ModelSpec, folder: Path, target: Path) -> None:
     if model.onnx is None:
         raise ValueError("this model is no ONNX file")
     file = models.existing(folder, model.onnx.path, "onnx.path")
-    graph = _read(file)
-    tensors = _tensors(graph, model)
+    graph = read(file)
+    tensors = tensors_in(graph, model)
     if all(isinstance(size, str) for size in _batch_sizes(graph)):
         _name_batch(graph)
         save(graph, target)
         return
     save(graph, target)
-    if _free_batch(graph):
-        _keep_if_sound(graph, tensors, target, fixed=_read(file))
+    if free_batch(graph):
+        _keep_if_sound(graph, tensors, target, fixed=read(file))
 
 
 def save(graph: Any, target: Path) -> None:
@@ -58,7 +58,7 @@ def tensors_of(file: Path, model: ModelSpec) -> Sequence[Input]:
     """Return the inputs of a graph that was written here, the shapes it leaves open as the benchmark says."""
     import onnx
 
-    return _tensors(onnx.load(file, load_external_data=False), model)
+    return tensors_in(onnx.load(file, load_external_data=False), model)
 
 
 def function(file: Path, tensors: Sequence[Input]) -> Callable[[Arrays], Arrays]:
@@ -90,20 +90,21 @@ def _length(batch: Arrays) -> int:
     return len(next(iter(batch.values())))
 
 
-def _read(file: Path) -> Any:
-    """Read and check a file."""
+def read(file: Path, *, with_tensors: bool = True) -> Any:
+    """Read and check a file; without the tensors that lie in files beside it, where nobody computes with them."""
     import onnx
 
     try:
         onnx.checker.check_model(str(file))
-        return onnx.load(file)
+        return onnx.load(file, load_external_data=with_tensors)
     except Exception as error:
         raise InferbenchError(
             f"{file} is not an ONNX model: found {artifacts.beginning(file)} ({str(error)[:200]}).",
         ) from error
 
 
-def _tensors(graph: Any, model: ModelSpec) -> Sequence[Input]:
+def tensors_in(graph: Any, model: ModelSpec) -> Sequence[Input]:
+    """Return the inputs of a graph as the benchmark completes them. Raises where the two do not fit."""
     given = {each.name: each.shape for each in model.inputs}
     found = [_tensor(value, given) for value in _inputs(graph)]
     strange = sorted(set(given) - {each.name for each in found})
@@ -140,8 +141,16 @@ def _inputs(graph: Any) -> Sequence[Any]:
 
 def _batch_sizes(graph: Any) -> set[int | str]:
     """Return the first dimensions of all inputs: numbers where they are fixed, names where they are free."""
-    firsts = [value.type.tensor_type.shape.dim[0] for value in _inputs(graph)]
-    return {first.dim_value or first.dim_param for first in firsts}
+    return {first.dim_value or first.dim_param for first in _firsts(graph).values()}
+
+
+def fixed_batches(graph: Any) -> dict[str, int]:
+    """Return the first dimensions that are fixed, by input."""
+    return {name: first.dim_value for name, first in _firsts(graph).items() if first.dim_value}
+
+
+def _firsts(graph: Any) -> dict[str, Any]:
+    return {value.name: value.type.tensor_type.shape.dim[0] for value in _inputs(graph)}
 
 
 def _name_batch(graph: Any) -> None:
@@ -153,7 +162,7 @@ def _name_batch(graph: Any) -> None:
                 dim.dim_param = BATCH
 
 
-def _free_batch(graph: Any) -> bool:
+def free_batch(graph: Any) -> bool:
     """Make the first dimension of every input and output free, if all of them are fixed at the same size."""
     values = [*_inputs(graph), *graph.graph.output]
     firsts = [value.type.tensor_type.shape.dim[0] for value in values if value.type.tensor_type.shape.dim]

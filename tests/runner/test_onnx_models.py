@@ -126,18 +126,18 @@ class TestInputs:
     def test_open_dimensions_are_those_of_the_benchmark(self):
         graph = self.graph(["batch", 3, "height", "width"])
 
-        tensors = onnx_models._tensors(graph, self.model(x=[3, 64, 80]))
+        tensors = onnx_models.tensors_in(graph, self.model(x=[3, 64, 80]))
 
         assert [(each.name, each.shape, each.dtype) for each in tensors] == [("x", (3, 64, 80), "float32")]
 
     def test_open_dimensions_without_the_benchmarks_are_an_error_that_shows_how_to_say_them(self):
         with pytest.raises(InferbenchError, match=r"spec\.model\.inputs .*name: x, shape: \[\.\.\.\], dtype: float32"):
-            onnx_models._tensors(self.graph(["batch", 3, "height", "width"]), self.model())
+            onnx_models.tensors_in(self.graph(["batch", 3, "height", "width"]), self.model())
 
     def test_a_name_that_the_graph_does_not_have_is_an_error_with_those_it_has(self):
         with pytest.raises(InferbenchError, match="names y; the inputs of the graph are x"):
-            onnx_models._tensors(self.graph(["batch", 3]), self.model(y=[3]))
+            onnx_models.tensors_in(self.graph(["batch", 3]), self.model(y=[3]))
 
     def test_texts_are_unsupported(self):
         with pytest.raises(Unsupported, match="input x is no tensor of numbers"):
-            onnx_models._tensors(self.graph(["batch", 3], TensorProto.STRING), self.model())
+            onnx_models.tensors_in(self.graph(["batch", 3], TensorProto.STRING), self.model())

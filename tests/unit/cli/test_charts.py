@@ -46,6 +46,20 @@ def test_a_quantity_is_shown_from_zero_so_that_twice_as_long_is_twice_as_far_awa
     assert [label for _, label in axis.ticks] == ["0", "20", "40", "60", "80"]
 
 
+@pytest.mark.parametrize(
+    ("most", "labels"),
+    [
+        (900_000.0, ["0", "500,000", "1M"]),
+        (1_900_000.0, ["0", "500,000", "1M", "1.5M", "2M"]),
+        (3.8e9, ["0", "1,000M", "2,000M", "3,000M", "4,000M"]),
+    ],
+)
+def test_a_million_is_written_as_people_write_it(most, labels):
+    axis = charts.quantity([most], [most], 1.0, "inputs per second")
+
+    assert [label for _, label in axis.ticks] == labels
+
+
 def test_quantities_too_far_apart_for_that_get_a_logarithmic_axis_that_says_so():
     axis = charts.quantity([1.0, 50.0], [51.0], 1.0, "latency in ms")
 
@@ -184,6 +198,14 @@ def test_the_longest_label_of_an_axis_has_room_beside_the_plot(label, begins):
     assert longest.get("x") == str(begins - 6)
     assert by_class(chart, "rule")[0].get("d") == f"M{begins},172H400M{begins},22H400"
     assert by_class(chart, "line")[0].get("d") == f"M{begins + 8},172h0L392,22"
+
+
+def test_the_label_of_the_largest_batch_size_ends_inside_the_chart():
+    x = Axis(1, 128, ((1, "1"), (128, "128")), "batch size")
+    chart = charts.lines(CAPTION, [Line(0, ((1, 0.0), (128, 10.0)))], x, TO_TEN)
+
+    (largest,) = [element for element in drawn(chart).iter("text") if element.text == "128"]
+    assert largest.get("class") == "end"
 
 
 def test_a_line_without_any_point_is_nothing():

@@ -1,13 +1,18 @@
 import io
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from inferbench_cli import __main__ as program
-from inferbench_cli import commands
-from inferbench_cli.folder import Folder
+from inferbench_cli import commands, machine, validation
+from inferbench_cli.folder import Folder, opened
+from inferbench_contract import result as results
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError, ResultError, SpecError
-from tests.documents import scripted_plan, scripted_text
+from inferbench_contract.words import Backend, Outcome, Precision
+from tests.documents import scripted, scripted_plan, scripted_text
+from tests.results import a_result, ended
 
 
 def run(*arguments: object) -> int:
@@ -101,10 +106,81 @@ class TestCommands:
         assert run("validate", file) == 0
         warned = capsys.readouterr().err
         (tmp_path / "model.onnx").touch()
-        assert run("validate", file) == 0
+        assert run("validate", file) == 0, "the scripted backend reads no model"
 
         assert f": there is no file {tmp_path}/model.onnx, which a run on this machine reads." in warned
         assert capsys.readouterr().err == ""
+
+    def test_validate_names_what_is_not_measured_and_why(self, tmp_path, capsys):
+        """Without a device it is the GPU, where some of it cannot be."""
+        file = tmp_path / "bench.yaml"
+        precisions = ["fp32", "fp16", "bf16", "int8-static"]
+        said = scripted(backends=["fake", "openvino"], precisions=precisions, name="good")
+        del said["spec"]["device"]
+        file.write_text(yaml.safe_dump(said))
+
+        assert run("validate", file) == 0
+        valid, heading, reason = capsys.readouterr().out.splitlines()
+        assert valid == f"{file}: valid, good, 4 sweeps"
+        assert heading == "  not measured on gpu (the default of spec.device):"
+        assert reason.startswith("    openvino/fp32, openvino/fp16, openvino/bf16 and 1 more: NeedsCpu: OpenVINO is ")
+
+    def test_validate_shortens_a_long_list_of_reasons(self):
+        every = {"backends": [b for b in Backend if b is not Backend.FAKE], "precisions": [*Precision]}
+        plan = scripted_plan(**every, backendOptions={})
+
+        lines = validation.left_out(plan, is_default_device=False)
+
+        assert lines[0] == "  not measured on cpu:"
+        assert len(lines) == 2 + validation.MAX_REASONS
+        assert re.fullmatch(r"    \d+ other reasons: `inferbench plan` tells all\.", lines[-1])
+
+    def test_validate_notes_a_model_that_the_runner_cannot_look_into(self, tmp_path, capsys, monkeypatch):
+        def not_installed(_):
+            raise EnvironmentFault("onnx is not installed.")
+
+        monkeypatch.setattr(machine, "look_into", not_installed)
+        file = tmp_path / "bench.yaml"
+        file.write_text(scripted_text(model={"onnx": {"path": "a.onnx"}}, backends=["openvino"], backendOptions={}))
+        (tmp_path / "a.onnx").touch()
+
+        assert run("validate", file) == 0
+        told = "spec.model.onnx.path: the file was not looked into: onnx is not installed."
+        assert capsys.readouterr().err == f"{file}: warning: {told}\n"
+
+    @pytest.mark.parametrize(
+        ("spec", "outcomes", "words"),
+        [
+            pytest.param({}, [], "0 of 1 sweep finished. `inferbench run FILE --output {}` goes on", id="not begun"),
+            pytest.param(
+                {},
+                [Outcome.CRASHED],
+                "each of 1 cell ended otherwise. The answer says why; once that is mended, `inferbench run FILE "
+                "--output {}` with --fresh measures again.",
+                id="all failed",
+            ),
+            pytest.param(
+                {"backends": ["torch-eager"], "model": {"onnx": {"path": "a.onnx"}}, "backendOptions": {}},
+                [],
+                "no strategy of the benchmark can be measured.",
+                id="nothing planned",
+            ),
+        ],
+    )
+    def test_a_report_of_a_folder_where_nothing_was_measured_says_what_is_there(
+        self, tmp_path, capsys, spec, outcomes, words
+    ):
+        path, plan = tmp_path / "out", scripted_plan(**spec)
+        with opened(path, plan, scripted_text(**spec), fresh=False) as folder:
+            (path / "results").mkdir()
+            for index, outcome in enumerate(outcomes):
+                result = a_result(plan, index, [ended(outcome)])
+                folder.write(f"results/{index}.json", results.encode(result).decode())
+
+        assert run("report", path) == 1
+        told = capsys.readouterr()
+        assert told.err.startswith(f"inferbench: {path} holds no measurement: {words.format(path)}")
+        assert f"Written: {path}/report.html" in told.out
 
     @pytest.mark.parametrize("arguments", [["report"], ["export", "--batch-size", "1", "--output", "out"]])
     def test_a_benchmark_file_in_place_of_results_is_told_so(self, tmp_path, capsys, arguments):

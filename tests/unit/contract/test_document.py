@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from itertools import pairwise
+from collections.abc import Mapping
+from itertools import combinations, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -294,11 +295,17 @@ def test_a_pod_template_of_a_shape_that_cannot_be_merged_is_a_mistake(template, 
 
 
 EXPECTATIONS = [
-    pytest.param("faster: fake/fp32", "found faster, expected faster and than, or equal, to and within.", id="half"),
-    pytest.param("than: fake/fp32, to: fake/fp32", "found than, to, expected faster and than, or", id="two halves"),
+    pytest.param(
+        "faster: torch-eager/fp32", "than: found faster, expected faster and than, or equal, to and within.", id="half"
+    ),
+    pytest.param(
+        "than: torch-eager/fp32, to: torch-eager/fp32",
+        "to: found than, to, expected faster and than, or equal, to and within.",
+        id="two halves",
+    ),
     pytest.param(
         "equal: torch-eager/fp32, to: onnxruntime/fp32, within: '5%', by: 2x",
-        "found by, equal, to, within, expected faster and than, or equal",
+        "by: found by, equal, to, within, expected faster and than, or equal",
         id="a mixture",
     ),
     pytest.param(
@@ -310,6 +317,28 @@ EXPECTATIONS = [
         "faster: torch-eager/fp32, than: torch-eager/fp33",
         'than: found "torch-eager/fp33", expected instead of fp33 one of fp32, ',
         id="an unknown precision",
+    ),
+    pytest.param(
+        "faster: torch-eager/fp32, than: torch-eagr/fp33",
+        f'than: found "torch-eagr/fp33", expected instead of torch-eagr one of {", ".join(Backend)}, and instead of '
+        "fp33 one of fp32, ",
+        id="an unknown backend at an unknown precision",
+    ),
+    pytest.param(
+        "faster: torch-eager/fp32@1, than: tensorrt/fp16@4",
+        "than: found tensorrt/fp16, expected one of this benchmark: torch-eager/fp32, onnxruntime/fp32. "
+        "found batch size 4, expected one of the benchmark's: 1, 8.",
+        id="a cell of a strategy and of a batch size that are not measured",
+    ),
+    pytest.param(
+        "fastr: torch-eager/fp32, than: onnxruntime/fp32",
+        "fastr: found an unknown field, did you mean faster?",
+        id="what is missing stands there under another name",
+    ),
+    pytest.param(
+        "faster: torch-eager/fp32, than: yes",
+        "than: found yes, which some programs read as true or false, expected",
+        id="what is missing is there and cannot be read",
     ),
     pytest.param(
         "faster: torch-eager, than: onnxruntime/fp32",
@@ -338,12 +367,12 @@ EXPECTATIONS = [
     ),
     pytest.param(
         "faster: torch-eager/fp32, than: onnxruntime/fp32@8",
-        "found torch-eager/fp32 and onnxruntime/fp32@8, expected two strategies or two cells.",
+        "than: found torch-eager/fp32 and onnxruntime/fp32@8, expected two strategies or two cells.",
         id="a strategy and a cell",
     ),
     pytest.param(
         "faster: torch-eager/fp32, than: torch-eager/fp32",
-        "found torch-eager/fp32 on both sides, expected two different ones.",
+        "than: found torch-eager/fp32 on both sides, expected two different ones.",
         id="the same twice",
     ),
     pytest.param(
@@ -364,7 +393,7 @@ EXPECTATIONS = [
     pytest.param(
         "faster: torch-eager/fp32, than: onnxruntime/fp32, growsWithBatchSize: true,"
         " byMoreThan: {faster: torch-eager/fp32, than: onnxruntime/fp32}",
-        "found growsWithBatchSize and byMoreThan, expected one of them: write two expectations.",
+        "byMoreThan: found growsWithBatchSize and byMoreThan, expected one of them: write two expectations.",
         id="two statements",
     ),
     pytest.param(
@@ -380,6 +409,91 @@ def test_an_expectation_speaks_of_what_is_measured(statement, mistake):
     text = a_document(expectations=f"[{{name: e, {statement}}}]")
 
     assert the_mistake(text).replace("[0].", "[0]: ").startswith(f"9: spec.expectations[0]: {mistake}")
+
+
+SOUND = {"name": "it", "faster": "torch-eager/fp32", "than": "onnxruntime/fp32"}
+
+WRONG_BY_ITSELF = {
+    "a name": {"name": "It is"},
+    "an unknown field": {"colour": "red"},
+    "an unknown backend": {"faster": "tensort/fp32"},
+    "a factor": {"by": "0.9x"},
+    "another lead": {"byMoreThan": {"faster": "tensort/fp32", "than": "torch-eager/fp32"}},
+}
+WRONG_TOGETHER = {
+    "a strategy that is not measured": {"than": "tensorrt/fp32"},
+    "a batch size that is not measured": {"batchSizes": [8, 4]},
+    "a field of another form": {"within": "5%"},
+    "another lead over what is not measured": {"byMoreThan": {"faster": "fake/fp32", "than": "torch-eager/fp32"}},
+}
+"""What is wrong with an expectation; nothing of the second kind can be seen from one field alone."""
+
+PAIRS = [
+    pytest.param(one, other, id=f"{a} and {b}")
+    for (a, one), (b, other) in combinations({**WRONG_BY_ITSELF, **WRONG_TOGETHER}.items(), 2)
+    if not one.keys() & other.keys()
+]
+
+
+def wrong_fields(*expectations: Mapping[str, Any], **spec: str) -> set[str]:
+    """Return where the mistakes of a benchmark with these expectations are."""
+    text = a_document(**spec, expectations=json.dumps(expectations))
+    return {mistake.split(": ")[1] for mistake in mistakes(text)}
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_no_mistake_in_an_expectation_hides_another(one, other):
+    alone = wrong_fields({**SOUND, **one}) | wrong_fields({**SOUND, **other})
+
+    assert len(alone) == 2
+    assert wrong_fields({**SOUND, **one, **other}) == alone
+
+
+@pytest.mark.parametrize(("one", "other"), PAIRS)
+def test_no_mistake_in_an_expectation_hides_one_in_the_next(one, other):
+    first, second = {**SOUND, **one}, {**SOUND, "name": "next", **other}
+    moved = {field.replace("[0]", "[1]", 1) for field in wrong_fields(second)}
+
+    assert wrong_fields(first, second) == wrong_fields(first) | moved
+
+
+def test_a_mistake_inside_a_field_does_not_hide_that_the_field_does_not_belong_there():
+    cells = {"name": "it", "faster": "torch-eager/fp32@1", "than": "torch-eager/fp32@8"}
+
+    assert wrong_fields(
+        {**cells, "batchSizes": [4], "byMoreThan": {"faster": "tensort/fp32", "than": "fake/fp32"}}
+    ) == {
+        "spec.expectations[0].batchSizes",
+        "spec.expectations[0].batchSizes[0]",
+        "spec.expectations[0].byMoreThan",
+        "spec.expectations[0].byMoreThan.faster",
+        "spec.expectations[0].byMoreThan.than",
+    }
+
+
+def test_two_names_that_are_the_same_are_told_beside_a_mistake_in_one_of_them():
+    assert wrong_fields(SOUND, {**SOUND, "by": "0.9x"}) == {"spec.expectations[1].name", "spec.expectations[1].by"}
+
+
+def test_a_wrong_batch_size_of_the_benchmark_hides_no_strategy_that_is_not_measured():
+    told = wrong_fields({**SOUND, "than": "tensorrt/fp32", "batchSizes": [4]}, batchSizes="[1, 0]")
+
+    assert told == {"spec.batchSizes[1]", "spec.expectations[0].than"}
+
+
+def test_what_the_benchmark_measures_is_not_judged_by_a_list_that_is_wrong_itself():
+    assert wrong_fields({**SOUND, "than": "tensorrt/fp32"}, backends="[tensort, torch-eager]") == {"spec.backends[0]"}
+
+
+@pytest.mark.parametrize("items", ["[[1], {a: 1}, x, 8]", "{a: 8}", "[" + "9, " * 64 + "9]", "yes"])
+def test_batch_sizes_that_are_none_get_no_second_mistake_of_what_they_are_not(items):
+    text = a_document(
+        expectations=f"[{{name: e, faster: torch-eager/fp32, than: onnxruntime/fp32, batchSizes: {items}}}]"
+    )
+    told = [mistake.split(": ")[1] for mistake in mistakes(text)]
+
+    assert len(set(told)) == len(told) > 0
+    assert all(place.startswith("spec.expectations[0].batchSizes") for place in told)
 
 
 def test_two_expectations_have_two_names():
