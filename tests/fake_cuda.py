@@ -1,4 +1,4 @@
-"""A recorded stand-in for NVIDIA's driver, CUDA runtime and NVML, for machines without a GPU.
+"""A scripted stand-in for NVIDIA's driver, CUDA runtime and NVML, for machines without a GPU.
 
 It is no GPU, and nothing here was compared with one. What it can show: which calls are made in which order, with which
 addresses and on which stream; that memory is freed once and not used afterwards; that nothing is read before it was

@@ -1,4 +1,4 @@
-"""A recorded stand-in for the module `tensorrt`, on the GPU of `tests.fake_cuda`: its graphs multiply by a number.
+"""A scripted stand-in for the module `tensorrt`, on the GPU of `tests.fake_cuda`: its graphs multiply by a number.
 
 It is no TensorRT: what it shows is in which order and with what our backend calls it. Whether those calls exist, in
 each version, is asked of the real bindings in `tests/runner/test_tensorrt.py`; the real parser and builder run there.

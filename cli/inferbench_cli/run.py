@@ -38,6 +38,7 @@ CSV_HEADER = (
     "prepare_first_ms", "prepare_ms", "warmup_ms", "memory_mib", "compile_cold_ms", "compile_warm_ms",
     "error_ratio_milli", "power_milliwatts", "energy_microjoules_per_input", "others_percent",
     "compared_examples", "worst_cosine_parts_per_million", "worst_example", "sm_clock_mhz", "throttle_reasons",
+    "gpu_temperature_max_celsius", "gpu_power_median_milliwatts", "gpu_memory_max_mib",
 )  # fmt: skip
 """The first eighteen are promised (design.md); the others follow, and more may."""
 
@@ -141,6 +142,9 @@ def _csv_row(row: Row, samples: Mapping[tuple[Cell, int], Any]) -> Iterable[str 
     yield from _compared(row, "compared_examples", "worst_cosine_parts_per_million", "worst_example")
     yield row.middle("sm_clock_mhz")
     yield ";".join(f"{reason}:{count}" for reason, count in row.throttle_reasons.items())
+    yield max(row.values("gpu_temperature_max_celsius"), default=None)
+    yield row.middle("gpu_power_median_milliwatts")
+    yield max(row.values("gpu_memory_max_mib"), default=None)
 
 
 def _compared(row: Row, *fields: str) -> Iterable[int | None]:

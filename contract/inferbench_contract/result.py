@@ -73,6 +73,12 @@ class CellResult:
     """Median clock of the GPU's multiprocessors during the timed calls."""
     throttle_bits: int | None = None
     """Why the GPU lowered its clocks meanwhile: a bit for each `ThrottleReason`, in their order; None on a CPU."""
+    gpu_temperature_max_celsius: int | None = None
+    """The highest during the timed calls."""
+    gpu_power_median_milliwatts: int | None = None
+    """What the whole GPU drew during the timed calls, as it told now and then: also where no energy is counted."""
+    gpu_memory_max_mib: int | None = None
+    """The most that was taken of the GPU's memory while the cell's process ran, by anybody."""
     samples: int | None = None
     compared_examples: int | None = None
     """How many answers were compared with those of the fp32 reference: all in the first round, some in the others."""
@@ -175,6 +181,9 @@ COLUMNS = (
     _Column("clk", "sm_clock_mhz", 4, 10**5, is_spared=True),
     _Column("slow", "throttle_bits", 2, (1 << len(THROTTLE_REASONS)) - 1, is_spared=True),
     _Column("oth", "others_percent", 3, 100, is_spared=True),
+    _Column("hot", "gpu_temperature_max_celsius", 3, 10**3, is_spared=True),
+    _Column("drew", "gpu_power_median_milliwatts", 4, 10**9, is_spared=True),
+    _Column("vram", "gpu_memory_max_mib", 4, 10**9, is_spared=True),
 )
 """Seven digits of a latency are 0.1 parts per million; the others are for reading, not for ratios."""
 

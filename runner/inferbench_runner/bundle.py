@@ -4,6 +4,7 @@ The folder is complete: whoever gets it needs the library that runs the artefact
 
     model.onnx | engine.plan | model.pt2 | ...            what ran, or what it is built from
     model.json                                            hashes, shapes, settings, versions, and what was measured
+    requirements.txt                                      what load.py imports, in the versions that were measured
     load.py  check.py  check.npz                          run it; run it on kept inputs and compare with fp32
     triton/<name>/                                        a model repository, where Triton serves the artefact
 """
@@ -28,9 +29,21 @@ from inferbench_contract import plan as plans
 from inferbench_contract.accuracy import limits_for
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
 from inferbench_contract.plan import Plan
-from inferbench_contract.words import Backend, Cell, Precision, Strategy
-from inferbench_runner import artifacts, backends, circumstances, convert, models, onnx_models, prepare, triton
+from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
+from inferbench_runner import (
+    artifacts,
+    backends,
+    circumstances,
+    convert,
+    environment,
+    models,
+    onnx_models,
+    prepare,
+    triton,
+    watching,
+)
 from inferbench_runner.backends import Unsupported
+from inferbench_runner.cuda import Driver
 from inferbench_runner.task import Artifacts, CellTask
 from inferbench_runner.triton import Tensor
 
@@ -38,12 +51,19 @@ SCHEMA_VERSION: Final = 1
 
 DESCRIPTION: Final = "model.json"
 WEIGHTS: Final = "weights.pt"
+REQUIREMENTS: Final = "requirements.txt"
 CHECK: Final = "check.npz"
 REPOSITORY: Final = "triton"
 LOADERS: Final = Path(__file__).parent / "loaders"
 
 SERVED: Final = {"onnxruntime": onnx_models.FILE, "tensorrt": "model.plan"}
 """What Triton serves as it is, by the loader, with the name that it looks for."""
+
+NOT_NEEDED: Final[Mapping[str, frozenset[str]]] = {
+    "torch_package": frozenset({"torchvision", "torchao", "triton"}),
+    "torch_program": frozenset({"torchvision"}),
+}
+"""What took part in the measurement, or may have, and is not imported by a loader."""
 
 CHECKED_EXAMPLES: Final = 8
 """Kept with their reference answers; a larger batch is filled with them again and again."""
@@ -102,7 +122,7 @@ def make(request: Request) -> Mapping[str, Any]:
     _require_free(request.output)
     with _beside(request.output) as folder, tempfile.TemporaryDirectory(prefix="inferbench-") as scratch:
         task, content = _written(plan, cell, request, folder, Path(scratch))
-        told = complete(task, content, folder, request.name, request.about)
+        told = complete(task, content, folder, request.name, {**request.about, **made_on(task.device)})
         _move(folder, request.output)
     return told
 
@@ -111,11 +131,24 @@ def complete(task: CellTask, content: Content, folder: Path, name: str, about: M
     """Write what goes with an artefact, and model.json, which has the hash of all the others; return what that says."""
     _write_programs(content, folder)
     told = {**_described(task, content), **_checked(task, folder), **about}
+    (folder / REQUIREMENTS).write_text("".join(f"{line}\n" for line in _requirements(task, content)))
     if content.loader in SERVED:
         _write_repository(f"{name}-{task.backend}-{task.precision}", task, content, folder)
     told["files"] = _files(folder)
     (folder / DESCRIPTION).write_text(json.dumps(told, indent=1) + "\n")
     return told
+
+
+def made_on(device: Device, ask_driver: Callable[[], Driver] = watching.any_driver) -> Mapping[str, Any]:
+    """Name the GPU on which the artefact is made, with what engines and kernels depend on; nothing on a CPU.
+
+    It is the first visible one, as for every cell. Where NVML is missing, nobody tells the driver.
+    """
+    if device is not Device.GPU:
+        return {}
+    driver, card = ask_driver(), watching.card(ask_driver)
+    named = {"name": driver.name, "computeCapability": ".".join(map(str, driver.compute_capability))}
+    return {"gpu": named if card is None else {**named, "driver": card.driver}}
 
 
 def _written(plan: Plan, cell: Cell, request: Request, folder: Path, scratch: Path) -> tuple[CellTask, Content]:
@@ -260,7 +293,8 @@ def _recipe(task: CellTask, folder: Path, compiling: Mapping[str, Any] | None) -
             beside = folder / file.relative_to(task.model_folder.absolute())
             beside.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(file, beside)
-    told = {"recipe": {"function": function, "arguments": dict(arguments)}}
+    layers = _torch.quantised_layers(task)
+    told = {"recipe": {"function": function, "arguments": dict(arguments), "quantisedLayers": layers}}
     return Content(WEIGHTS, "torch_recipe", {**_torch.settings(task), "compile": compiling}, told)
 
 
@@ -297,6 +331,20 @@ def _copy_graph(task: CellTask, folder: Path) -> None:
 def _write_programs(content: Content, folder: Path) -> None:
     shutil.copyfile(LOADERS / f"{content.loader}.py", folder / "load.py")
     shutil.copyfile(LOADERS / "check.py", folder / "check.py")
+
+
+def _requirements(task: CellTask, content: Content) -> Iterator[str]:
+    """Name what load.py imports as pip installs it. A version's local part (+cpu) is of another index than pip's."""
+    yield f"# What load.py imports: pip install -r {REQUIREMENTS}. Measured with Python {platform.python_version()}."
+    more = ["ml_dtypes"] if content.loader == "tensorrt" and task.precision is Precision.BF16 else []
+    libraries = {each.name: each.version for each in environment.installed(["numpy", *more])}
+    left_out = NOT_NEEDED.get(content.loader, frozenset())
+    if content.loader == "torch_recipe" and not content.session["quantised"]:
+        left_out |= {"torchao"}
+    for name, version in {**libraries, **backends.find(task.backend).versions()}.items():
+        public, _, local = version.partition("+")
+        if name not in left_out:
+            yield f"{name}=={public}{f'  # measured: {version}' if local else ''}"
 
 
 def _described(task: CellTask, content: Content) -> dict[str, Any]:

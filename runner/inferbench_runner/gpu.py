@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Final, Self
 
 from pydantic.alias_generators import to_camel
@@ -97,6 +97,11 @@ class Card:
             {"slice": "MIG slice", "on": "MIG on"}.get(self.mig or "", ""),
         )
         return hardware.of_gpu(self.name, self.driver, filter(None, settings))
+
+
+def columns(readings: Sequence[Reading]) -> dict[str, list[Any]]:
+    """Return readings as JSON holds many of them: a list for each thing that was read."""
+    return {to_camel(each.name): [getattr(reading, each.name) for reading in readings] for each in fields(Reading)}
 
 
 class Monitor:

@@ -28,6 +28,8 @@ OWN_PROCESSES: Final = 1
 
 NANOSECONDS_PER_SECOND: Final = 1_000_000_000
 
+BYTES_PER_MEBIBYTE: Final = 1 << 20
+
 MIN_ENERGY_NS: Final = 5 * NANOSECONDS_PER_SECOND
 """The counter moves about every 100 ms, and the sensor of an A100 sees a quarter of the time (arXiv 2312.02741)."""
 
@@ -149,7 +151,7 @@ class Seen:
 
 
 def judge(result: CellResult, precision: Precision, seen: Seen) -> CellResult:
-    """Add to a cell what was seen of the GPU: doubts, power, clock. Without numbers there is nothing to be doubted."""
+    """Add to a cell what was seen of the GPU: doubts, and numbers. Without its own there is nothing to be doubted."""
     if result.outcome not in (Outcome.MEASURED, Outcome.INACCURATE):
         return result
     timed = seen.window.of(seen.readings) if seen.window is not None else ()
@@ -167,6 +169,9 @@ def judge(result: CellResult, precision: Precision, seen: Seen) -> CellResult:
         power_milliwatts=power_milliwatts(seen),
         sm_clock_mhz=sm_clock_mhz(timed),
         throttle_bits=throttle_bits(timed),
+        gpu_temperature_max_celsius=max(_told(reading.temperature_celsius for reading in timed), default=None),
+        gpu_power_median_milliwatts=_median(reading.power_milliwatts for reading in timed),
+        gpu_memory_max_mib=memory_max_mib(seen.readings),
     )
 
 
@@ -187,8 +192,13 @@ def throttle_reasons(readings: Sequence[Reading]) -> tuple[ThrottleReason, ...]:
 
 def sm_clock_mhz(timed: Sequence[Reading]) -> int | None:
     """Return the median clock of the card's multiprocessors; None where it was not read."""
-    told = [reading.sm_mhz for reading in timed if reading.sm_mhz is not None]
-    return statistics.median_high(told) if told else None
+    return _median(reading.sm_mhz for reading in timed)
+
+
+def memory_max_mib(readings: Sequence[Reading]) -> int | None:
+    """Return the most memory that was taken of the card, by whomever; None where it was not read."""
+    most = max(_told(reading.memory_used_bytes for reading in readings), default=None)
+    return None if most is None else most // BYTES_PER_MEBIBYTE
 
 
 def throttle_bits(timed: Sequence[Reading]) -> int | None:
@@ -261,3 +271,13 @@ def energy(readings: Sequence[Reading]) -> Energy | None:
         return None
     used = (told[-1].energy_millijoules or 0) - (told[0].energy_millijoules or 0)
     return Energy(used, told[-1].at_ns - told[0].at_ns) if used > 0 else None
+
+
+def _median(values: Iterable[int | None]) -> int | None:
+    """Return the middle one of the values that were told, the higher of two."""
+    told = _told(values)
+    return statistics.median_high(told) if told else None
+
+
+def _told(values: Iterable[int | None]) -> Sequence[int]:
+    return [value for value in values if value is not None]

@@ -6,9 +6,10 @@ import contextlib
 import gzip
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from inferbench_contract.errors import EnvironmentFault
 
@@ -52,9 +53,15 @@ def words_for_the_disk(path: Path, elsewhere: str) -> Iterator[None]:
 
 def write_samples(path: Path, latencies_ns: Sequence[int], device_ns: Sequence[int] | None) -> None:
     """Keep the raw calls of a cell: gzipped JSON, which anything can read, at two to three bytes a call."""
-    content = {
-        "schemaVersion": SAMPLES_VERSION,
-        "latenciesNanoseconds": list(latencies_ns),
-        "deviceNanoseconds": None if device_ns is None else list(device_ns),
-    }
-    write_whole(path, gzip.compress(json.dumps(content, separators=(",", ":")).encode(), mtime=0))
+    device = None if device_ns is None else list(device_ns)
+    _write_compressed(path, {"latenciesNanoseconds": list(latencies_ns), "deviceNanoseconds": device})
+
+
+def write_readings(path: Path, when: Mapping[str, int], readings: Mapping[str, Sequence[Any]]) -> None:
+    """Keep what was read of the GPU while a cell ran, column by column, and when its timed calls were made."""
+    _write_compressed(path, {**when, "readings": {name: list(column) for name, column in readings.items()}})
+
+
+def _write_compressed(path: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps({"schemaVersion": SAMPLES_VERSION, **content}, separators=(",", ":"))
+    write_whole(path, gzip.compress(text.encode(), mtime=0))

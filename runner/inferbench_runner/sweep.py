@@ -27,8 +27,9 @@ from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middl
 from inferbench_contract.sentences import counted
 from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Cell, Device, Outcome
-from inferbench_runner import backends, circumstances, environment, privacy, process, sinks, watching, work
+from inferbench_runner import backends, circumstances, environment, gpu, privacy, process, sinks, watching, work
 from inferbench_runner.environment import Environment
+from inferbench_runner.guards import Seen
 from inferbench_runner.process import Ended, Stopped, Watch
 from inferbench_runner.task import Artifacts, CellTask
 
@@ -138,9 +139,8 @@ def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: S
                 seconds = max(0.0, deadline - time.monotonic()) / (len(missing) - place_in_line)
                 with _scratch() as scratch:
                     task = _task(plan, sweep, cell, prepared, place, scratch, counts_energy=watcher.counts_energy)
-                    done = watcher.around(
-                        partial(_run_cell, task, place, seconds), task.precision, work.read(prepared.reference)
-                    )
+                    run_cell, least = partial(_run_cell, task, place, seconds), work.read(prepared.reference)
+                    done = watcher.around(run_cell, task.precision, least, partial(keep_seen, task.samples))
             result = replace(result.with_cell(done), finished_ms=_now_ms())
             deliver(result)
             place.tell(_ended(done))
@@ -301,6 +301,19 @@ def _run_cell(task: CellTask, place: Place, seconds: float, hear: watching.Hear)
     if result.outcome not in (Outcome.MEASURED, Outcome.UNSUPPORTED):
         _keep_log(place, f"{task.backend}-{task.precision}-b{task.batch_size}-round{task.round + 1}", ended)
     return result
+
+
+def keep_seen(samples: Path | None, seen: Seen) -> None:
+    """Write what was read of the GPU beside the raw calls of a cell that has any."""
+    if samples is None or not samples.exists():
+        return
+    when = {} if seen.window is None else seen.window.told()
+    sinks.write_readings(_readings_file(samples), when, gpu.columns(seen.readings))
+
+
+def _readings_file(samples: Path) -> Path:
+    """Name the file for what was read of the GPU after that of the raw calls: `0-8.json.gz`, `0-8-gpu.json.gz`."""
+    return samples.with_name(samples.name.replace(".", "-gpu.", 1))
 
 
 def _cell_result(task: CellTask, ended: Ended) -> CellResult:

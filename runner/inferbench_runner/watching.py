@@ -31,12 +31,15 @@ Hear = Callable[[Mapping[str, Any]], None]
 See = Callable[[Reading], None]
 """Takes each reading of the GPU while a cell runs, from the thread that reads."""
 
+Keep = Callable[[Seen], None]
+"""Takes what was seen of the GPU around a cell, once it has ended."""
+
 RunProbe = Callable[[Sequence[str]], object]
 """Runs a command line to its end, whatever that is."""
 
 
-def look_away(_: Reading) -> None:
-    """Stand in where nobody watches."""
+def look_away(_: Reading | Seen) -> None:
+    """Stand in where nobody watches, and where nothing is kept."""
 
 
 class Watcher:
@@ -76,7 +79,13 @@ class Watcher:
         """Tell whether the GPU counts what it takes from its supply."""
         return any(reading.energy_millijoules is not None for reading in self._idle)
 
-    def around(self, run: Callable[[Hear], CellResult], precision: Precision, work: Work | None) -> CellResult:
+    def around(
+        self,
+        run: Callable[[Hear], CellResult],
+        precision: Precision,
+        work: Work | None,
+        keep: Keep = look_away,
+    ) -> CellResult:
         """Run a cell and add what was seen of the GPU meanwhile. `run` is given what wants to hear the cell."""
         if self._monitor is None:
             return run(lambda _: None)
@@ -94,6 +103,7 @@ class Watcher:
             work=work,
             roofline=self._roofline,
         )
+        keep(seen)
         return guards.judge(result, precision, seen)
 
     def _look(self, monitor: Monitor, index: int) -> Reading:

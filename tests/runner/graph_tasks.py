@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,32 @@ from inferbench_runner.task import Artifacts, CellTask
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+ROOT = Path(__file__).parents[2]
+
+JUDGING = """
+import sys
+from inferbench_runner import cell, gate
+from tests.fake_cuda import FakeCuda
+
+{opening}
+task = cell.CellTask.model_validate_json(sys.argv[1])
+assert gate.check(open_session(task, FakeCuda()), task, full=True).fault is None
+print(*sys.modules)
+"""
+"""What a cell's process does, as far as it imports anything, with a session on the stand-ins."""
+
+
+def imported(opening: str, task: CellTask) -> set[str]:
+    """Return what a process has imported that judged the session of a task.
+
+    `opening` defines `open_session`, which takes the task and a stand-in for CUDA.
+    """
+    arguments = [sys.executable, "-c", JUDGING.format(opening=opening), task.model_dump_json()]
+    ended = subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == 0, ended.stderr
+    return set(ended.stdout.split())
 
 
 def write_examples(folder: Path, inputs: Mapping[str, NDArray[Any]], reference: Mapping[str, NDArray[Any]]) -> None:

@@ -8,19 +8,24 @@ import re
 import shutil
 import subprocess
 import sys
+import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
+import onnx.parser
 import pytest
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import backends, convert, cuda, prepare
+from inferbench_runner import artifacts, backends, convert, cuda, prepare
 from inferbench_runner.backends import Artifact, FellBack, _compiled, openvino, torch_aot_inductor
 from inferbench_runner.targets import Target
 from inferbench_runner.task import Artifacts, CellTask
 from tests.runner import shared, tiny
+from tests.runner.graph_tasks import of_graph, write_examples
 
 TORCH = [
     Backend.TORCH_EAGER,
@@ -67,6 +72,11 @@ def make():
     return Branching()
 """
 
+
+DOUBLING = """
+<ir_version: 10, opset_import: ["" : 22]>
+graph (float[batch,1048576] x) => (float[batch,1048576] y) <float two = {2}> { y = Mul(x, two) }
+"""
 
 PERCEPTRON = """
 from torch import nn
@@ -135,6 +145,16 @@ def run(*tasks: CellTask, **environment: str) -> list[dict]:
     ended = subprocess.run(arguments, env=more, capture_output=True, text=True, check=False, timeout=300)
     assert ended.returncode == 0, ended.stderr
     return [json.loads(line) for line in ended.stdout.splitlines() if line.startswith("{")]
+
+
+def allocated_by(call: Callable[[], object]) -> int:
+    """Return how many bytes Python and NumPy have at most allocated during a call, which has been made before."""
+    call()
+    tracemalloc.start()
+    call()
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
 
 
 def fixed(task: CellTask, folder: Path, batch_size: int) -> Artifacts:
@@ -246,6 +266,17 @@ class TestTorch:
         assert " -shared " in first
         assert " -shared " not in second
 
+    def test_nothing_is_compiled_where_the_disk_is_full_and_what_is_there_is_taken(self, a_task, monkeypatch):
+        task = a_task(Backend.TORCH_COMPILE, batch_size=7)
+        compiled = _compiled.cache_folder(task, "default")
+        monkeypatch.setattr(artifacts, "SPARE_BYTES", 1 << 60)
+
+        with pytest.raises(EnvironmentFault, match=r"^The cache folder .* MiB free, and .* are needed"):
+            _compiled.cache_folder(task, "default")
+
+        (compiled / _compiled.COMPLETE).touch()
+        assert _compiled.cache_folder(task, "default") == compiled
+
 
 @pytest.fixture(scope="module")
 def packages(a_task, folder):
@@ -327,6 +358,19 @@ class TestOpenVino:
                 openvino.require_precision(Precision.FP32, untold)
         else:
             openvino.require_precision(Precision.FP32, untold)
+
+    def test_a_call_copies_no_answers_which_the_librarys_own_default_would(self, tmp_path):
+        numbers = np.ones((1, 1 << 20), np.float32)
+        write_examples(tmp_path, {"x": numbers}, {"y": 2 * numbers})
+        onnx.save(onnx.parser.parse_model(DOUBLING), tmp_path / "model.onnx")
+        told = {"device": Device.CPU, "batch_size": 1, "contract": "device-resident", "options": {}}
+        session = openvino.load(of_graph(tmp_path, Backend.OPENVINO, Precision.FP32, **told))
+
+        ours, theirs = allocated_by(session.enqueue), allocated_by(session._request.infer)
+
+        assert ours < numbers.nbytes / 100
+        assert theirs >= numbers.nbytes
+        assert np.array_equal(session.outputs()["y"], 2 * numbers)
 
     def test_eight_bits_are_eight_bits(self, a_task, folder):
         task = a_task(Backend.OPENVINO, Precision.INT8_STATIC)

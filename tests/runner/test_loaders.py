@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
+from inferbench_contract.words import Backend, Precision
 from inferbench_runner import bundle
 
 TOLD = {
@@ -63,6 +64,36 @@ class ForgetfulSession:
     def run_with_iobinding(self, binding):
         freed = [name for name, find in binding.bound.items() if find() is None]
         assert not freed, f"the memory of {freed} was let go of before the graph read it"
+
+
+@pytest.mark.parametrize(
+    ("backend", "loader", "session", "imported"),
+    [
+        ("onnxruntime", "onnxruntime", {}, {"onnxruntime"}),
+        ("openvino", "openvino", {}, {"openvino"}),
+        ("torch-aot-inductor", "torch_package", {"quantised": "int8-dynamic"}, {"torch"}),
+        ("torch-eager", "torch_recipe", {"quantised": None}, {"torch", "torchvision"}),
+        ("torch-eager", "torch_recipe", {"quantised": "int8-dynamic"}, {"torch", "torchvision", "torchao"}),
+        ("torch-compile", "torch_program", {"quantised": None}, {"torch", "torchao"}),
+    ],
+)
+def test_requirements_name_what_a_loader_imports_and_not_what_it_does_not(backend, loader, session, imported):
+    task = SimpleNamespace(backend=Backend(backend), precision=Precision.FP32)
+
+    _, *lines = bundle._requirements(task, bundle.Content("model", loader, session))
+
+    names = {line.partition("==")[0].removesuffix("-gpu") for line in lines}
+    assert names - {"triton"} == {"numpy", *imported}
+
+
+def test_a_version_of_another_index_is_required_as_the_public_one_and_told(monkeypatch):
+    versions = SimpleNamespace(versions=lambda: {"torch": "2.15.0+cpu"})
+    monkeypatch.setattr(bundle.backends, "find", lambda _: versions)
+    task = SimpleNamespace(backend=Backend.TORCH_EAGER, precision=Precision.FP32)
+
+    lines = [*bundle._requirements(task, bundle.Content("model", "torch_recipe", {"quantised": None}))]
+
+    assert lines[-1] == "torch==2.15.0  # measured: 2.15.0+cpu"
 
 
 @pytest.mark.parametrize("kind", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"])

@@ -1,7 +1,7 @@
 """TensorRT as far as it goes without a GPU.
 
 Real are: the parser and the builder of TensorRT-RTX, which need no GPU; the names of NVIDIA's bindings, imported over
-libraries that hold nothing; and the way a machine without a GPU ends. The session runs on the recorded stand-ins of
+libraries that hold nothing; and the way a machine without a GPU ends. The session runs on the scripted stand-ins of
 tests/fake_cuda.py and tests/fake_tensorrt.py. No engine has run here: that is for tests/gpu/test_tensorrt.py.
 """
 
@@ -18,6 +18,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -33,9 +34,9 @@ from inferbench_runner.backends import FellBack, Unsupported, tensorrt
 from inferbench_runner.measure import time_calls
 from inferbench_runner.stopping import Limits
 from tests import fake_cuda, fake_tensorrt
-from tests.fake_cuda import CudaErrorT, FakeCuda, FakeNvml
+from tests.fake_cuda import CudaErrorT, FakeCuda, FakeDriver, FakeNvml
 from tests.fake_tensorrt import KERNEL_NS, FakeTensorRt, Severity
-from tests.runner.graph_tasks import of_graph, write_examples
+from tests.runner.graph_tasks import imported, of_graph, write_examples
 
 FEATURES = 4
 EXAMPLES = 16
@@ -108,7 +109,23 @@ def typed(kind, **more):
     return {**DOUBLING, **tensors, **more}
 
 
+OPENING = """
+from inferbench_runner import backends, cuda
+from tests.fake_tensorrt import FakeTensorRt
+
+
+def open_session(task, gpu):
+    return backends.find(task.backend).open_session(task, cuda.open_device(gpu), FakeTensorRt(gpu), "580.159.04")
+"""
+
+
 class TestSession:
+    def test_its_process_imports_no_torch(self, a_task):
+        modules = imported(OPENING, a_task())
+
+        assert "inferbench_runner.backends.tensorrt" in modules
+        assert not {"torch", "torchvision", "triton"} & modules
+
     @pytest.mark.parametrize("contract", ["device-resident", "end-to-end"])
     @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
     def test_it_passes_the_gate_with_every_batch(self, a_task, open_session, contract, with_graph):
@@ -468,7 +485,7 @@ class TestExport:
     """A plan that is handed over, and the program that runs it, on the stand-ins: no engine has run here."""
 
     @pytest.fixture
-    def hand_over(self, a_task, fake, library, tmp_path):
+    def hand_over(self, a_task, fake, library, tmp_path, monkeypatch):
         """Writes a folder as `inferbench export` does, with a plan of a graph that doubles."""
 
         def hand_over_(**options):
@@ -478,7 +495,9 @@ class TestExport:
             shelf = tensorrt._Shelf(task.cache, library, cuda.open_device(fake), DRIVER)
             made, _ = shelf.plan(recipe, tensorrt.make_log(library))
             onnx.save(parser.parse_model(DOUBLING_ONNX), task.artifacts.onnx)  # its tensors are told to Triton
-            bundle.complete(task, bundle.tensorrt_content(task, made, folder), folder, "mine", {})
+            monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
+            about = bundle.made_on(task.device, partial(cuda.require_driver, load=FakeDriver()))
+            bundle.complete(task, bundle.tensorrt_content(task, made, folder), folder, "mine", about)
             return folder
 
         return hand_over_
@@ -513,6 +532,18 @@ class TestExport:
         assert runs_before == 2
         assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaStreamSynchronize"]
         assert fake.done == ["cudaMemcpyHostToDevice", "engine", "cudaMemcpyDeviceToHost"]
+
+    def test_model_json_names_the_gpu_and_the_driver_that_the_plan_depends_on(self, hand_over):
+        told = json.loads((hand_over() / "model.json").read_text())
+
+        assert told["gpu"] == {"name": "NVIDIA H200", "driver": DRIVER, "computeCapability": "9.0"}
+
+    def test_where_nvml_does_not_know_the_gpu_no_driver_is_made_up(self, monkeypatch):
+        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(uuid="GPU-another"))
+
+        told = bundle.made_on(Device.GPU, partial(cuda.require_driver, load=FakeDriver(capability=(12, 0))))
+
+        assert told["gpu"] == {"name": "NVIDIA H200", "computeCapability": "12.0"}
 
     def test_a_plan_of_another_version_is_refused_in_a_sentence(self, hand_over, installed, library):
         handed = hand_over()

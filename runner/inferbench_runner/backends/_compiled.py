@@ -108,7 +108,7 @@ def as_asked(task: CellTask, module: Any) -> Iterator[None]:
 def load(task: CellTask, mode: str) -> Session:
     """Build the model, compile it with one call, and bind the first batch."""
     require_freezing(task)
-    folder = _cache_folder(task, mode)
+    folder = cache_folder(task, mode)
     notes: dict[str, int | str] = {"compileCache": "warm" if (folder / COMPLETE).exists() else "cold"}
     _torch.set_up(task)
     learn_vectors(task)
@@ -124,19 +124,19 @@ def load(task: CellTask, mode: str) -> Session:
     return session
 
 
-def _compiled(task: CellTask, mode: str, module: Any, inputs: Mapping[str, Any]) -> Any:
-    import torch
-    from torch._inductor import config
+def cache_folder(task: CellTask, mode: str) -> Path:
+    """Return the folder that holds what this very cell compiles, so that it is either empty or complete.
 
-    config.freezing = is_frozen(task)
-    if task.device is Device.GPU and mode in GRAPHED_MODES:
-        for tensor in inputs.values():
-            torch._dynamo.mark_static_address(tensor)  # noqa: SLF001 (else each replay copies the inputs first)
-    return torch.compile(module, dynamic=False, fullgraph=False, mode=mode)
+    Raises EnvironmentFault where it has yet to be filled and the disk is full.
+    """
+    folder = task.cache / "inductor" / _folder_name(task, mode)
+    folder.mkdir(parents=True, exist_ok=True)
+    if not (folder / COMPLETE).exists():
+        artifacts.require_space(task.cache, 0)
+    return folder
 
 
-def _cache_folder(task: CellTask, mode: str) -> Path:
-    """Return the folder that holds what this very cell compiles, so that it is either empty or complete."""
+def _folder_name(task: CellTask, mode: str) -> str:
     decisive = {
         **_torch.content(task),
         "cell": str(task.cell),
@@ -147,7 +147,15 @@ def _cache_folder(task: CellTask, mode: str) -> Path:
         "versions": dict(_torch.versions(*LIBRARIES)),
         "hardware": environment.describe().hardware,
     }
-    name = hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
-    folder = task.cache / "inductor" / name
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _compiled(task: CellTask, mode: str, module: Any, inputs: Mapping[str, Any]) -> Any:
+    import torch
+    from torch._inductor import config
+
+    config.freezing = is_frozen(task)
+    if task.device is Device.GPU and mode in GRAPHED_MODES:
+        for tensor in inputs.values():
+            torch._dynamo.mark_static_address(tensor)  # noqa: SLF001 (else each replay copies the inputs first)
+    return torch.compile(module, dynamic=False, fullgraph=False, mode=mode)

@@ -1,4 +1,4 @@
-"""Runs model.onnx with ONNX Runtime as it was measured. Needs numpy and onnxruntime (the version is in model.json).
+"""Runs model.onnx with ONNX Runtime as it was measured. Needs what requirements.txt names.
 
 from load import load
 

@@ -1,4 +1,4 @@
-"""Runs engine.plan with TensorRT. Needs numpy, the TensorRT that is named in model.json, cuda-bindings, and its GPU.
+"""Runs engine.plan with TensorRT. Needs what requirements.txt names, and its GPU.
 
     from load import load
 

@@ -1,4 +1,4 @@
-"""Runs model.pt2 with PyTorch as it was measured. Needs numpy and the PyTorch that is named in model.json.
+"""Runs model.pt2 with PyTorch as it was measured. Needs what requirements.txt names.
 
     from load import load
 

@@ -5,8 +5,8 @@
     model = load()
     outputs = model({name: array})     # each input by its name: see model.json; floats go in and come out as fp32
 
-Needs numpy, the PyTorch and the torchao that are named in model.json, a C++ compiler, and an x86 CPU with 8-bit dot
-products. It is compiled at the first call, for batches of one size.
+Needs what requirements.txt names, a C++ compiler, and an x86 CPU with 8-bit dot products. It is compiled at the first
+call, for batches of one size.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ class TestCellsCsv:
 
         (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
 
-        assert (row["power_milliwatts"], row["energy_microjoules_per_input"]) == ("320000", "77500")
+        assert (row["power_milliwatts"], row["energy_microjoules_per_input"]) == ("310000", "77500")
 
     def test_accuracy_is_that_of_the_round_that_compared_most(self):
         told = (compared(0.97), compared(0.875, compared_examples=8, relative_l2_parts_per_billion=90_000_000))
@@ -170,7 +170,18 @@ class TestCellsCsv:
 
         (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
 
-        assert (row["sm_clock_mhz"], row["throttle_reasons"]) == ("1980", "SwPowerCap:1")
+        assert (row["sm_clock_mhz"], row["throttle_reasons"]) == ("1590", "SwPowerCap:1")
+
+    def test_heat_and_memory_are_the_most_of_all_rounds_and_power_is_the_middle(self):
+        told = ((65, 320_000, 2_000), (71, 300_000, 1_900))
+        names = ("gpu_temperature_max_celsius", "gpu_power_median_milliwatts", "gpu_memory_max_mib")
+
+        def latency_of(_, __, round_):
+            return measured(**dict(zip(names, told[round_], strict=True)))
+
+        (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(2)), latency_of))
+
+        assert [row[name] for name in names] == ["71", "310000", "2000"]
 
     def test_without_a_gpu_there_are_no_clocks(self):
         (row,) = table_of(summary_of(scripted_benchmark(), lambda *_: 10))

@@ -23,6 +23,12 @@ def test_an_example_is_valid_and_says_what_it_is_and_how_to_run_it(path):
     assert all(line.startswith("#") for line in head.splitlines())
 
 
+def test_readme_names_every_example():
+    readme = (EXAMPLES[0].parents[1] / "README.md").read_text(encoding="utf-8")
+
+    assert [path.name for path in EXAMPLES if f"`{path.name}`" not in readme] == []
+
+
 def test_the_ones_that_anybody_can_run_need_no_gpu_and_no_download():
     for name in ("minimal", "demo", "fake"):
         spec = document.read(EXAMPLES[0].with_name(f"{name}.yaml")).spec

@@ -1,4 +1,4 @@
-"""The layer over CUDA, on the recorded stand-in of tests/fake_cuda.py: no GPU is here, and no driver."""
+"""The layer over CUDA, on the scripted stand-in of tests/fake_cuda.py: no GPU is here, and no driver."""
 
 from __future__ import annotations
 

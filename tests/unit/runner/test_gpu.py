@@ -1,4 +1,4 @@
-"""Telemetry, on the recorded stand-in for NVML of tests/fake_cuda.py."""
+"""Telemetry, on the scripted stand-in for NVML of tests/fake_cuda.py."""
 
 from __future__ import annotations
 

@@ -102,6 +102,29 @@ class TestClock:
         assert self.judged().throttle_bits is None
         assert self.judged(1980).throttle_bits == 0
 
+    def test_a_cell_has_the_highest_temperature_and_the_median_power_of_its_timed_calls(self):
+        told = [(0, 90, 700_000), (SECOND, 60, 300_000), (SECOND + 1, 70, 310_000), (2 * SECOND, None, None)]
+        heard = [Reading(at, temperature_celsius=heat, power_milliwatts=power) for at, heat, power in told]
+
+        found = guards.judge(measured(), Precision.FP16, Seen(heard, window=self.WINDOW))
+
+        assert (found.gpu_temperature_max_celsius, found.gpu_power_median_milliwatts) == (70, 310_000)
+
+    def test_a_cell_has_the_most_memory_of_all_the_time_that_it_ran(self):
+        """What a compiler or a search for kernels takes before the timed calls decides what fits, too."""
+        heard = [Reading(at, memory_used_bytes=mib << 20) for at, mib in ((0, 900), (SECOND, 400))]
+
+        found = guards.judge(measured(), Precision.FP16, Seen(heard, window=self.WINDOW))
+
+        assert found.gpu_memory_max_mib == 900
+
+    def test_what_a_card_does_not_tell_is_not_known(self):
+        found = self.judged(None)
+
+        assert found.gpu_temperature_max_celsius is None
+        assert found.gpu_power_median_milliwatts is None
+        assert found.gpu_memory_max_mib is None
+
     def test_every_reason_is_one_that_nvml_gives(self):
         assert set(ThrottleReason) < set(gpu.REASONS.values())
 

@@ -1,4 +1,4 @@
-"""The anchor probe, on the recorded stand-in of tests/fake_cuda.py, and what is made of the probes' answers."""
+"""The anchor probe, on the scripted stand-in of tests/fake_cuda.py, and what is made of the probes' answers."""
 
 from __future__ import annotations
 

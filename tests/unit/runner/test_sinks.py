@@ -73,6 +73,16 @@ class TestWriteSamples:
 
         assert json.loads(gzip.decompress((tmp_path / "0-1.json.gz").read_bytes()))["deviceNanoseconds"] is None
 
+    def test_what_was_read_of_a_gpu_lies_in_columns_beside_them(self, tmp_path):
+        sinks.write_readings(tmp_path / "0-1-gpu.json.gz", {"measuredFrom": 5}, {"atNs": (1, 2), "smMhz": (None, 1980)})
+
+        content = json.loads(gzip.decompress((tmp_path / "0-1-gpu.json.gz").read_bytes()))
+        assert content == {
+            "schemaVersion": 1,
+            "measuredFrom": 5,
+            "readings": {"atNs": [1, 2], "smMhz": [None, 1980]},
+        }
+
     def test_equal_samples_are_equal_bytes(self, tmp_path):
         """No time of day is in the file."""
         for name in ("a", "b"):

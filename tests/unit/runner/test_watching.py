@@ -1,7 +1,8 @@
-"""Watching a sweep's GPU from beside it, on the recorded stand-in for NVML; the probes answer from a script."""
+"""Watching a sweep's GPU from beside it, on the scripted stand-in for NVML; the probes answer from a script."""
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 from functools import partial
@@ -14,7 +15,7 @@ import pytest
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.words import Doubt, Outcome, Precision
 from inferbench_runner import cuda, gpu, sweep, watching
-from inferbench_runner.guards import Window, Work
+from inferbench_runner.guards import Seen, Window, Work
 from inferbench_runner.watching import Watcher
 from tests.fake_cuda import FakeDriver, FakeNvml
 from tests.fakes import SECOND
@@ -149,6 +150,26 @@ def test_a_time_below_the_cards_limits_is_doubted(watch):
 
     with watch(Probes(100, 100)) as watcher:
         assert around(watcher, work=work).doubts == (Doubt.ABOVE_ROOFLINE,)
+
+
+def test_what_was_seen_of_the_gpu_is_kept_beside_the_raw_calls(watch, tmp_path):
+    samples = tmp_path / "3-8.json.gz"
+    samples.touch()
+
+    with watch(Probes(100, 100), celsius=61) as watcher:
+        watcher.around(cell, Precision.FP16, None, partial(sweep.keep_seen, samples))
+
+    content = json.loads(gzip.decompress((tmp_path / "3-8-gpu.json.gz").read_bytes()))
+    assert (content["measuredFrom"], content["measuredTo"]) == (0, 10)
+    assert set(content["readings"]["temperatureCelsius"]) == {61}
+    assert {len(column) for column in content["readings"].values()} == {len(content["readings"]["atNs"])}
+
+
+@pytest.mark.parametrize("samples", [None, "3-8.json.gz"], ids=["in a pod", "of a cell that has no raw calls"])
+def test_without_raw_calls_nothing_is_kept(tmp_path, samples):
+    sweep.keep_seen(None if samples is None else tmp_path / samples, Seen())
+
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_cell_that_crashed_keeps_its_outcome(watch):
