@@ -246,6 +246,8 @@ def repeatability(call: Call) -> Found:
     medians = runs.round_medians(repeated(call))
     errors = {cell: [100 * abs(math.log(a / b)) for a, b in [*pairwise(found)][::2]] for cell, found in medians.items()}
     pooled = [error for found in errors.values() for error in found]
+    if not pooled:
+        raise RuntimeError("no cell was measured twice")
     half, most = runs.quantile(pooled, 0.50), runs.quantile(pooled, 0.95)
     rows = [f"| {cell} | {len(e)} | {runs.quantile(e, 0.5):.2f} | {max(e):.2f} |" for cell, e in errors.items() if e]
     lines = [
@@ -263,6 +265,8 @@ def repeated(call: Call) -> Path:
     """Return the folder of a run that measured every cell more than once: one for this, or the article's."""
     if call.profile.repeats:
         return runs.run(call.asked, written(call, "repeatability"))
+    if not (call.out / "article.json").exists():
+        raise RuntimeError("its pairs are the article's rounds, and the article is not done")
     return call.out / "article"
 
 

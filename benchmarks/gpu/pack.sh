@@ -4,8 +4,9 @@
 #   benchmarks/gpu/pack.sh OUT [PYTHON]    PYTHON: the version there; default 3.12. OUT/pieces is what to take along
 #
 # Needs `make setup-gpu`, and Maven's client for TensorRT's libraries, which are in no Python registry. That TensorRT is
-# one version (locks/tensorrt-10.6.txt, redist.py); KIT_TENSORRT=none leaves it out. That machine has Linux on x86, PyTorch
-# for CUDA and torchvision already. unpack.sh is for there.
+# one version (locks/tensorrt-10.6.txt, redist.py); KIT_TENSORRT=none leaves it out. KIT_SM=90 makes the kit for GPUs of
+# compute capability 9.0 alone, a quarter as large (thin.py). That machine has Linux on x86, PyTorch for CUDA and
+# torchvision already. unpack.sh is for there.
 set -eu
 
 mkdir -p "$1"
@@ -47,7 +48,13 @@ if [ -z "${KIT_TENSORRT:-}" ]; then
     python3 benchmarks/gpu/redist.py "$out/site"
 fi
 
-tar -C "$out" -cf - site | split -b "${KIT_PIECE:-60M}" -a 3 - "$out/pieces/kit-"
+if [ -n "${KIT_SM:-}" ]; then
+    say "Blanking what is not for compute capability $KIT_SM..."
+    find "$out/site/onnxruntime" "$out/site/tensorrt_libs" -name '*.so*' -size +1M 2>/dev/null |
+        xargs python3 benchmarks/gpu/thin.py "$KIT_SM" >&2
+fi
+say "Compressing..."
+tar -C "$out" -cf - site | xz -3 -T0 | split -b "${KIT_PIECE:-60M}" -a 3 - "$out/pieces/kit-"
 cp benchmarks/gpu/unpack.sh "$out/pieces/"
 (cd "$out/pieces" && sha256sum kit-* >SHA256SUMS)
 say "$(find "$out/pieces" -name 'kit-*' | wc -l) pieces, $(du -sh "$out/pieces" | cut -f1), in $out/pieces"

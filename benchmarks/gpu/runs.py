@@ -47,9 +47,9 @@ SCRIPT = {
 SIDES = ("faster", "than", "equal", "to")
 """What in an expectation names a strategy."""
 
-CELL_SECONDS = {"torch-compile": 7.1, "torch": 4.9, "onnxruntime": 2.8, "tensorrt": 2.1, "fake": 0.6}
+CELL_SECONDS = {"torch-compile": 7.0, "torch": 4.7, "onnxruntime": 2.7, "tensorrt": 2.1, "fake": 0.6}
 """What a cell takes beside warm-up and measuring, by the first name that fits. Seen with ResNet-50 on an H100 with 16
-CPUs that did nothing else (docs/results/2026-11-26-h100.md)."""
+CPUs that did nothing else (docs/results/2026-11-26-article-h100.md)."""
 COLD_SECONDS = {"torch-compile": 8.0, "torch-compile-max-autotune": 280.0, "torch-aot-inductor": 60.0, "tensorrt": 44.0}
 """What the first cell takes more that finds nothing in the cache, to compile or build. Seen there, max-autotune beside
 other work; AOTInductor's is assumed."""

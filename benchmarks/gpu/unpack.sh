@@ -8,5 +8,5 @@ pieces=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$1"
 site=$(cd "$1" && pwd)
 (cd "$pieces" && sha256sum --check --quiet SHA256SUMS)
-cat "$pieces"/kit-* | tar -C "$site" --strip-components=1 -xf -
+cat "$pieces"/kit-* | xz -dc -T0 | tar -C "$site" --strip-components=1 -xf -
 printf '%s\n' "export PYTHONPATH=$site LD_LIBRARY_PATH=$site/tensorrt_libs" "python3 -m inferbench_cli backends"

@@ -44,7 +44,7 @@ LIMITS: Mapping[Precision, AccuracyLimits] = {
     # calibration gave cosine 0.62 to 0.83, a library's bug 0.05.
     Precision.INT8_STATIC: AccuracyLimits(0.15, 0.98, 0.97),
     # e4m3 has 3 bits of mantissa, yet is held to no less than int8: 0.065 to 0.11 in five of nine models. DenseNet
-    # (0.15) is at the limit; MobileNet and the EfficientNets (0.17 to 0.52) need finer numbers, and are Inaccurate.
+    # (0.15), MobileNet and the EfficientNets (0.17 to 0.52) need finer numbers, and are Inaccurate.
     Precision.FP8: AccuracyLimits(0.15, 0.98, 0.97),
 }
 """The defaults. `spec.accuracy.minTop1Agreement` replaces the last column; the first two are not for bargaining."""

@@ -107,6 +107,8 @@ def tensors_in(graph: Any, model: ModelSpec) -> Sequence[Input]:
     """Return the inputs of a graph as the benchmark completes them. Raises where the two do not fit."""
     given = {each.name: each.shape for each in model.inputs}
     found = [_tensor(value, given) for value in _inputs(graph)]
+    if not found:
+        raise Unsupported("InputType: the graph has no input, so there is no batch to measure.")
     strange = sorted(set(given) - {each.name for each in found})
     if strange:
         known = ", ".join(each.name for each in found)

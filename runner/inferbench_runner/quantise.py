@@ -71,7 +71,7 @@ E4M3: Final = Grid(ml_dtypes.float8_e4m3fn, 448, per_channel=False)
 
 def explicit_tensors(model: Any) -> Sequence[str]:
     """Return the tensors whose ranges `explicit` needs to know."""
-    readers = _readers(model)
+    readers = _readers(model, _weighted_nodes(model))
     found = (node.input[readers[node.output[0]]] for node in model.graph.node if node.output[0] in readers)
     return tuple(dict.fromkeys(found))
 
@@ -102,10 +102,10 @@ def _weighted_nodes(model: Any) -> Sequence[Any]:
     return found
 
 
-def _readers(model: Any) -> Mapping[str, int]:
+def _readers(model: Any, weighted: Sequence[Any]) -> Mapping[str, int]:
     """Return which of its inputs each node reads in 8 bits besides weights, by the name of what it makes."""
-    weighted = dict.fromkeys((node.output[0] for node in _weighted_nodes(model)), 0)
-    return weighted | residuals.of(model, weighted)
+    first = dict.fromkeys((node.output[0] for node in weighted), 0)
+    return first | residuals.of(model, first)
 
 
 class _Explicit:
@@ -116,8 +116,9 @@ class _Explicit:
         self._model = type(model)()
         self._model.CopyFrom(model)
         self._graph = self._model.graph
-        self._chosen = {node.output[0] for node in _weighted_nodes(self._model)}
-        self._readers = _readers(self._model)
+        weighted = _weighted_nodes(self._model)
+        self._chosen = {node.output[0] for node in weighted}
+        self._readers = _readers(self._model, weighted)
         self._weights = {tensor.name: tensor for tensor in self._graph.initializer}
         self._made: dict[str, Any] = {}
         self._quantised: dict[str, str] = {}

@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tarfile
@@ -301,7 +302,8 @@ cp "$KIT_JAR" "$folder/libraries-redist.jar"
 """
 """A stand-in for Maven's client that writes down what it is asked, and brings the archive of the test."""
 
-CHECKOUT = ("benchmarks/gpu/pack.sh", "benchmarks/gpu/redist.py", "benchmarks/gpu/unpack.sh", "locks/gpu.txt", LOCK)
+SCRIPTS = ("pack.sh", "redist.py", "thin.py", "unpack.sh")
+CHECKOUT = (*(f"benchmarks/gpu/{name}" for name in SCRIPTS), "locks/gpu.txt", LOCK)
 """What a kit is packed from, beside what the stand-ins would install."""
 
 
@@ -316,9 +318,65 @@ def checkout(folder: Path, jar: Path, redist) -> Path:
     return folder
 
 
+PTX, CUBIN = 1, 2
+CODE_BYTES = 1 << 20
+
+
+def a_library(*entries: tuple[int, int]) -> bytes:
+    """A file with a fat binary between other things; each entry is 1 MiB of code, all of one byte: its capability."""
+    codes = [
+        struct.pack("<HHIQ12xI32x", kind, 1, 64, CODE_BYTES, capability) + bytes([capability]) * CODE_BYTES
+        for kind, capability in entries
+    ]
+    size = sum(map(len, codes))
+    return b"machine code" + struct.pack("<IHHQ", 0xBA55ED50, 1, 16, size) + b"".join(codes) + b"and the rest"
+
+
+class TestThinning:
+    """A library for one GPU: what others run is zeros, and everything is where it was."""
+
+    @pytest.fixture
+    def left(self, script, tmp_path):
+        """Thins a library for an H100 and says of which capabilities it still has code."""
+        thin = importlib.import_module("thin")
+
+        def left_(*entries):
+            file = tmp_path / "lib.so"
+            file.write_bytes(before := a_library(*entries))
+            blanked = thin.thin(file, 90)
+            after = file.read_bytes()
+            kept = [capability for _, capability in entries if bytes([capability]) * CODE_BYTES in after]
+            assert len(after) == len(before)
+            assert after.startswith(b"machine code") and after.endswith(b"and the rest")  # noqa: PT018 (one statement)
+            assert blanked == CODE_BYTES * (len(entries) - len(kept))
+            return kept
+
+        return left_
+
+    @pytest.mark.parametrize(
+        ("entries", "kept"),
+        [
+            pytest.param([(CUBIN, 80), (CUBIN, 90), (PTX, 86)], [90], id="its own cubin is all that it needs"),
+            pytest.param([(CUBIN, 80), (PTX, 86)], [86], id="PTX for older GPUs can be compiled for it"),
+            pytest.param([(CUBIN, 80), (PTX, 120)], [], id="PTX for later GPUs cannot"),
+        ],
+    )
+    def test_what_the_gpu_runs_stays(self, left, entries, kept):
+        assert left(*entries) == kept
+
+    def test_a_file_that_only_looks_like_a_fat_binary_stays_as_it_is(self, script, tmp_path):
+        file = tmp_path / "lib.so"
+        file.write_bytes(
+            content := struct.pack("<IHHQ", 0xBA55ED50, 1, 16, 1 << 40) + b"\1" * 100 + b"\x50\xed\x55\xba"
+        )
+
+        assert importlib.import_module("thin").thin(file, 90) == 0
+        assert file.read_bytes() == content
+
+
 @pytest.fixture
 def kit(tmp_path, script):
-    """Packs a kit with stand-ins for uv and Maven's client, in pieces of 4 KiB."""
+    """Packs a kit with stand-ins for uv and Maven's client, in pieces of 200 bytes."""
     programs = tmp_path / "programs"
     programs.mkdir()
     for name, text in (("uv", UV), ("mvn", MVN)):
@@ -326,14 +384,14 @@ def kit(tmp_path, script):
         (programs / name).chmod(0o755)
     archive = tmp_path / "libraries.jar"
     with zipfile.ZipFile(archive, "w") as jar:
-        jar.writestr("org/somewhere/libnvinfer.so.10.6.0", b"library")
+        jar.writestr("org/somewhere/libnvinfer.so.10.6.0", a_library((CUBIN, 90), (CUBIN, 80)))
         jar.writestr("META-INF/MANIFEST.MF", b"")
     source = checkout(tmp_path / "checkout", archive, importlib.import_module("redist"))
 
     def pack(**environment):
         log = tmp_path / "log"
         log.write_text("")
-        told = {"KIT_UV": str(programs / "uv"), "KIT_LOG": str(log), "KIT_PIECE": "4K", "KIT_JAR": str(archive)}
+        told = {"KIT_UV": str(programs / "uv"), "KIT_LOG": str(log), "KIT_PIECE": "200", "KIT_JAR": str(archive)}
         told |= {"PATH": f"{programs}:{os.environ['PATH']}", **environment}
         command = [source / "benchmarks/gpu/pack.sh", tmp_path / "kit"]
         ended = subprocess.run(command, env={**os.environ, **told}, capture_output=True, text=True, check=False)
@@ -388,6 +446,17 @@ class TestKit:
         assert packed.ended.returncode == 1
         assert f"has the sha256 {sha256(b'something else').hexdigest()}, and" in packed.ended.stderr
         assert not any((packed.folder / "pieces").iterdir())
+
+    @pytest.mark.parametrize(("environment", "has_other_code"), [({}, True), ({"KIT_SM": "90"}, False)])
+    def test_it_may_be_for_one_kind_of_gpu(self, kit, tmp_path, environment, has_other_code):
+        packed = kit(**environment)
+
+        unpacked(packed.folder, tmp_path / "site")
+
+        library = (tmp_path / "site/tensorrt_libs/libnvinfer.so.10.6.0").read_bytes()
+        assert bytes([90]) * CODE_BYTES in library
+        assert (bytes([80]) * CODE_BYTES in library) is has_other_code
+        assert ("libnvinfer.so.10.6.0: 1 MB of 2 MB are for other GPUs" in packed.ended.stderr) is not has_other_code
 
     def test_a_kit_may_leave_tensorrt_out(self, kit, tmp_path):
         packed = kit(KIT_TENSORRT="none")

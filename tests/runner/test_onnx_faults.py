@@ -41,6 +41,19 @@ def a_graph(folder: Path, **inputs: list[int | str]) -> ModelSpec:
     return ModelSpec.model_validate({"onnx": {"path": "same.onnx"}})
 
 
+def test_a_graph_without_an_input_has_nothing_to_measure(tmp_path):
+    value = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
+    output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    graph = helper.make_graph([helper.make_node("Constant", [], ["y"], value=value)], "constant", [], [output])
+    opset = helper.make_opsetid("", 20)
+    onnx.save_model(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "same.onnx")
+
+    place, sentence = the_mistake(found(ModelSpec.model_validate({"onnx": {"path": "same.onnx"}}), tmp_path, 1))
+
+    assert place == "spec.model.onnx.path"
+    assert "the graph has no input" in sentence
+
+
 class TestBatchDimension:
     def test_a_free_one_takes_every_size(self, tmp_path):
         assert found(a_file(tmp_path, "N"), tmp_path, 1, 8) == Faults()

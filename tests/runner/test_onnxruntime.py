@@ -152,7 +152,7 @@ class TestPlacement:
 
     @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
     @pytest.mark.parametrize(
-        ("precision", "way_out"), [(Precision.FP32, "another opset"), (Precision.BF16, "Use fp16")]
+        ("precision", "way_out"), [(Precision.FP32, "Use another backend"), (Precision.BF16, "Use fp16")]
     )
     def test_a_graph_that_the_gpu_takes_only_in_part_is_unsupported_and_the_rest_named(
         self, a_task, precision, way_out, with_graph

@@ -79,7 +79,9 @@ REFUSALS: Final = (
 """What an ONNX Runtime says, in longer sentences, that is told the above and has nodes that only the CPU takes; the
 second where it is to record a CUDA graph too."""
 
-WAY_OUT: Final = "Its kernels belong to versions of operators: export the model at another opset."
+WAY_OUT: Final = (
+    "Use another backend. A kernel belongs to versions of its operator, so an ONNX file of another opset may do too."
+)
 
 BF16_WAY_OUT: Final = (
     "Its kernels belong to versions of operators, and bf16 needs opset 22. Use fp16: it keeps the model's."
@@ -344,7 +346,11 @@ def _what_is_left(library: Any, task: CellTask) -> str:
     It is told nothing of CUDA graphs, which ONNX Runtime refuses where nodes stand in two places.
     """
     told = settings(task)
-    left = _elsewhere(_session(library, task, told, TELLS_PLACES), told["provider"]) or "some nodes on the CPU"
+    try:
+        left = _elsewhere(_session(library, task, told, TELLS_PLACES), told["provider"])
+    except Exception:  # noqa: BLE001 (why the first one was refused is known already)
+        left = None
+    left = left or "some nodes on the CPU"
     way_out = BF16_WAY_OUT if task.precision is Precision.BF16 else WAY_OUT
     return f"NoKernel: {told['provider']} takes not all of this graph: ONNX Runtime would put {left}. {way_out}"
 
