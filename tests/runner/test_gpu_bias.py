@@ -64,7 +64,9 @@ def a_task(tmp_path):
 
 
 def bare_call(bias, session, gpu):
-    """What the CUDA runtime is asked for in a bare call, and what the GPU has done then."""
+    """What the CUDA runtime is asked for in a bare call, and what the GPU has done then. The first call is none."""
+    session.enqueue()
+    session.synchronize()
     gpu.calls.clear()
     gpu.done.clear()
     with bias.bare(session) as (enqueue, synchronize):
