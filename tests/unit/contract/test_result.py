@@ -166,10 +166,12 @@ def test_a_result_comes_back_up_to_rounding_of_numbers_and_cutting_of_texts(resu
         result.prepare_ms,
         result.fingerprint,
     )
-    for there, back in zip(cells, again.cells, strict=True):
-        for column in results.COLUMNS:
-            wanted, found = getattr(there, column.field), getattr(back, column.field)
-            assert found == wanted or found == pytest.approx(wanted, rel=0.5 * 10 ** -(column.digits - 1))
+    for column in results.COLUMNS:
+        wanted, found = ([getattr(cell, column.field) for cell in of] for of in (cells, again.cells))
+        if column.is_spared and set(found) == {None}:
+            continue  # of many cells such a column is left out as a whole
+        for there, back in zip(wanted, found, strict=True):
+            assert back == there or back == pytest.approx(there, rel=0.5 * 10 ** -(column.digits - 1))
 
 
 @given(sweep_results())
