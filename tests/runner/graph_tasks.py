@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 
+DOUBLING = """
+<ir_version: 10, opset_import: ["" : 22]>
+graph (float[batch,3] x) => (float[batch,3] y) <float two = {2}> { y = Mul(x, two) }
+"""
+"""What ONNX Runtime's stand-in computes whatever it is given, and the real one too."""
+
 JUDGING = """
 import sys
 from inferbench_runner import cell, gate

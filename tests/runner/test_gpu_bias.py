@@ -22,20 +22,12 @@ from inferbench_runner.backends import _torch, onnxruntime, tensorrt
 from tests.fake_cuda import FakeCuda
 from tests.fake_onnxruntime import FakeOnnxRuntime
 from tests.fake_tensorrt import FakeTensorRt
-from tests.runner.graph_tasks import of_graph, write_examples
+from tests.runner.graph_tasks import DOUBLING, of_graph, write_examples
 
 FOLDER = Path(__file__).parents[2] / "benchmarks/gpu"
 
-DOUBLING = """
-<ir_version: 10, opset_import: ["" : 20]>
-graph (float[batch,4] x) => (float[batch,4] y) <float two = {2}> { y = Mul(x, two) }
-"""
-"""For ONNX Runtime's stand-in, and what TensorRT's reads instead."""
-DOUBLING_JSON = {
-    "inputs": {"x": [[-1, 4], "FLOAT"]},
-    "outputs": {"y": [[-1, 4], "FLOAT"]},
-    "factor": 2,
-}
+DOUBLING_JSON = {"inputs": {"x": [[-1, 3], "FLOAT"]}, "outputs": {"y": [[-1, 3], "FLOAT"]}, "factor": 2}
+"""The graph that doubles as TensorRT's stand-in reads it."""
 
 
 @pytest.fixture
@@ -53,7 +45,7 @@ def gpu():
 @pytest.fixture
 def a_task(tmp_path):
     """Makes the task of a cell of a graph that doubles."""
-    numbers = np.ones((8, 4), np.float32)
+    numbers = np.ones((8, 3), np.float32)
     write_examples(tmp_path, {"x": numbers}, {"y": 2 * numbers})
 
     def make(backend, **options):

@@ -35,7 +35,11 @@ def a_graph(folder: Path, **inputs: list[int | str]) -> ModelSpec:
         helper.make_tensor_value_info(f"same_{name}", TensorProto.FLOAT, shape) for name, shape in inputs.items()
     ]
     nodes = [helper.make_node("Identity", [name], [f"same_{name}"]) for name in inputs]
-    graph = helper.make_graph(nodes, "same", values, outputs)
+    return written(folder, helper.make_graph(nodes, "same", values, outputs))
+
+
+def written(folder: Path, graph: onnx.GraphProto) -> ModelSpec:
+    """Write a graph at the opset of our own exports."""
     opset = helper.make_opsetid("", 20)
     onnx.save_model(helper.make_model(graph, opset_imports=[opset], ir_version=10), folder / "same.onnx")
     return ModelSpec.model_validate({"onnx": {"path": "same.onnx"}})
@@ -45,10 +49,8 @@ def test_a_graph_without_an_input_has_nothing_to_measure(tmp_path):
     value = helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0])
     output = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
     graph = helper.make_graph([helper.make_node("Constant", [], ["y"], value=value)], "constant", [], [output])
-    opset = helper.make_opsetid("", 20)
-    onnx.save_model(helper.make_model(graph, opset_imports=[opset], ir_version=10), tmp_path / "same.onnx")
 
-    place, sentence = the_mistake(found(ModelSpec.model_validate({"onnx": {"path": "same.onnx"}}), tmp_path, 1))
+    place, sentence = the_mistake(found(written(tmp_path, graph), tmp_path, 1))
 
     assert place == "spec.model.onnx.path"
     assert "the graph has no input" in sentence

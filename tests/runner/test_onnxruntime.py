@@ -23,14 +23,9 @@ from inferbench_runner.loaders import onnxruntime as loader
 from inferbench_runner.task import CellTask
 from tests.fake_cuda import FakeCuda
 from tests.fake_onnxruntime import FakeOnnxRuntime, entry
-from tests.runner.graph_tasks import imported, of_graph, write_examples
+from tests.runner.graph_tasks import DOUBLING, imported, of_graph, write_examples
 
 EXAMPLES, FEATURES, BATCH = 8, 3, 3
-
-DOUBLING = """
-<ir_version: 10, opset_import: ["" : 22]>
-graph (float[batch,3] x) => (float[batch,3] y) <float two = {2}> { y = Mul(x, two) }
-"""
 
 ECHO = """
 <ir_version: 10, opset_import: ["" : 22]>
