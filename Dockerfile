@@ -12,10 +12,15 @@ ARG BASE=python:3.12-slim-bookworm
 FROM ${BASE} AS base
 # Modules come from where they were installed, never from the folder that a process happens to start in. Nothing is
 # written at run time: the pods' root is read-only, and only HOME, which is a volume there, can be written to.
-ENV PATH=/opt/inferbench/bin:$PATH PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 HOME=/tmp
+ENV VIRTUAL_ENV=/opt/inferbench PATH=/opt/inferbench/bin:$PATH HOME=/tmp \
+    PYTHONSAFEPATH=1 PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
+# For uv, which installs into VIRTUAL_ENV and is in no image.
+ENV UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_HTTP_TIMEOUT=180
 # torch asks for the user's name, so the user is in the file of users.
 RUN echo 'inferbench:x:65532:' >>/etc/group \
- && echo 'inferbench:x:65532:65532:inferbench:/tmp:/usr/sbin/nologin' >>/etc/passwd
+ && echo 'inferbench:x:65532:65532:inferbench:/tmp:/usr/sbin/nologin' >>/etc/passwd \
+ && python3 -m venv --without-pip /opt/inferbench
+LABEL org.opencontainers.image.licenses="Apache-2.0"
 WORKDIR /tmp
 
 # What builds and installs, and is in no image: uv, from its lock.
@@ -25,11 +30,11 @@ RUN python3 -c 'import ensurepip' 2>/dev/null && [ -s /etc/ssl/certs/ca-certific
 COPY locks/uv.txt /build/locks/
 RUN python3 -m venv /opt/uv \
  && /opt/uv/bin/pip install --quiet --no-cache-dir --require-hashes -r /build/locks/uv.txt
-ENV UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_HTTP_TIMEOUT=180
+# Behind the last RUN: buildah 1.28 finds nothing of a stage that it has in its cache and that ends with one.
+WORKDIR /build
 
 # inferbench itself, without what it needs. It changes most often, so it is the last and smallest layer of every image.
 FROM tools AS program
-WORKDIR /build
 COPY locks/dev.txt locks/
 COPY pyproject.toml README.md LICENSE ./
 COPY contract contract
@@ -38,17 +43,14 @@ COPY runner runner
 COPY cli cli
 RUN --mount=type=cache,target=/tmp/.cache/uv \
     /opt/uv/bin/uv build --quiet --wheel --build-constraints locks/dev.txt --require-hashes --out-dir dist \
- && python3 -m venv --without-pip /opt/inferbench \
- && /opt/uv/bin/uv pip install --quiet --python /opt/inferbench/bin/python --no-deps --compile-bytecode dist/*.whl
+ && /opt/uv/bin/uv pip install --quiet --no-deps --compile-bytecode dist/*.whl
 
 # The operator: talks to Kubernetes, measures nothing, has no torch.
 FROM base AS operator
 COPY locks/operator.txt /opt/inferbench/lock.txt
 # The generated classes of the Kubernetes client are left uncompiled: the operator speaks plain JSON and imports none.
 RUN --mount=type=bind,from=tools,source=/opt/uv,target=/opt/uv --mount=type=cache,target=/tmp/.cache/uv \
-    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_HTTP_TIMEOUT=180 \
- && python3 -m venv --without-pip /opt/inferbench \
- && /opt/uv/bin/uv pip install --quiet --python /opt/inferbench/bin/python --require-hashes -r /opt/inferbench/lock.txt \
+    /opt/uv/bin/uv pip install --quiet --require-hashes -r /opt/inferbench/lock.txt \
  && python -m compileall -q -j 0 -x '/kubernetes/(aio/)?client/(api|models)/' /opt/inferbench/lib
 COPY --from=program /opt/inferbench/bin/inferbench-operator /opt/inferbench/bin/
 COPY --from=program /opt/inferbench/lib /opt/inferbench/lib
@@ -56,7 +58,6 @@ ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="inferbench operator" \
       org.opencontainers.image.description="Runs InferenceBenchmark resources on a cluster and writes their answers into their status" \
-      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
@@ -71,16 +72,13 @@ ENV INFERBENCH_CACHE=/var/cache/inferbench
 FROM runner-base AS runner-slim
 COPY locks/runner-slim.txt /opt/inferbench/lock.txt
 RUN --mount=type=bind,from=tools,source=/opt/uv,target=/opt/uv --mount=type=cache,target=/tmp/.cache/uv \
-    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_HTTP_TIMEOUT=180 UV_COMPILE_BYTECODE=1 \
- && python3 -m venv --without-pip /opt/inferbench \
- && /opt/uv/bin/uv pip install --quiet --python /opt/inferbench/bin/python --require-hashes -r /opt/inferbench/lock.txt
+    /opt/uv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r /opt/inferbench/lock.txt
 COPY --from=program /opt/inferbench/bin/inferbench /opt/inferbench/bin/inferbench-runner /opt/inferbench/bin/
 COPY --from=program /opt/inferbench/lib /opt/inferbench/lib
 ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="inferbench runner, slim" \
       org.opencontainers.image.description="Measures ONNX models on CPUs: one pod, one sweep" \
-      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532
@@ -96,9 +94,7 @@ RUN apt-get update -qq \
  && rm -rf /var/lib/apt/lists/*
 COPY locks/runner.txt /opt/inferbench/lock.txt
 RUN --mount=type=bind,from=tools,source=/opt/uv,target=/opt/uv --mount=type=cache,target=/tmp/.cache/uv \
-    export UV_SYSTEM_CERTS=1 UV_LINK_MODE=copy UV_HTTP_TIMEOUT=180 UV_COMPILE_BYTECODE=1 \
- && python3 -m venv --without-pip /opt/inferbench \
- && /opt/uv/bin/uv pip install --quiet --python /opt/inferbench/bin/python --require-hashes -r /opt/inferbench/lock.txt
+    /opt/uv/bin/uv pip install --quiet --compile-bytecode --require-hashes -r /opt/inferbench/lock.txt
 COPY --from=program /opt/inferbench/bin/inferbench /opt/inferbench/bin/inferbench-runner /opt/inferbench/bin/
 COPY --from=program /opt/inferbench/lib /opt/inferbench/lib
 # The driver's libraries that NVIDIA's container runtime puts in: CUDA's, and NVML's, which reads clocks and heat. Which
@@ -108,7 +104,6 @@ ARG VERSION=unknown
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="inferbench runner" \
       org.opencontainers.image.description="Measures models on NVIDIA GPUs and CPUs: one pod, one sweep" \
-      org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
       org.opencontainers.image.revision="${REVISION}"
 USER 65532:65532

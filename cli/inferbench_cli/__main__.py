@@ -11,7 +11,8 @@ import sys
 
 EXIT_STATUSES = """exit status:
   0    everything was measured
-  1    more cells failed than maxFailedCells allows, a sweep was lost, or the model cannot be prepared
+  1    more cells failed than maxFailedCells allows, nothing was measured, a sweep was lost, or the model cannot be
+       prepared
   2    the file is wrong: every mistake is listed with its line
   3    this machine cannot do it (no GPU, disk full, something not installed, folder in use)
   4    an expectation does not hold

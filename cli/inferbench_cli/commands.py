@@ -87,10 +87,14 @@ def report(arguments: Namespace) -> int:
     else:
         table.show(_console(), found, is_all=arguments.all)
         print(f"\nWritten: {opened.path / folder.REPORT}")
-    if any(row.medians for row in found.table.rows.values()):
+    if found.has_measurements:
         return 0
-    print(f"inferbench: {_what_is_there_instead(opened, found)}", file=sys.stderr)
+    _say_what_is_there_instead(opened, found)
     return runs.FAILED_CELLS
+
+
+def _say_what_is_there_instead(opened: Folder, found: Summary) -> None:
+    print(f"inferbench: {_what_is_there_instead(opened, found)}", file=sys.stderr)
 
 
 def _what_is_there_instead(opened: Folder, found: Summary) -> str:
@@ -265,6 +269,8 @@ def _say_how_it_ended(ended: runs.Ended, arguments: Namespace) -> None:
         output = ["--output", arguments.output] if arguments.output else []
         command = shlex.join(["inferbench", "run", arguments.file, *output])
         print(f"Interrupted; what was measured is kept. To go on: {command}", file=sys.stderr)
+    if ended.fault is None and not ended.interrupted and not ended.summary.has_measurements:
+        _say_what_is_there_instead(ended.folder, ended.summary)
 
 
 def _show_plan(console: Console, plan: Plan) -> None:

@@ -27,6 +27,10 @@ TAIL_CHARS = 2_000
 KEPT_LINES = 1_000
 """Of what a runner says on standard error: all of it goes into the log, the end into a message."""
 
+LOOK_SECONDS = 120
+"""The largest ONNX file, of 2 GB, takes 21 s on two busy CPUs, and a slow disk a minute more. A network disk that does
+not answer would take for ever."""
+
 REQUIRED = ("inferbench_runner", "numpy")
 """What every runner imports. The libraries of a backend are its own to ask for."""
 
@@ -59,19 +63,31 @@ def hand_over(request: str) -> Any:
     return _asked("export", request)
 
 
-def look_into(request: str) -> Any:
+def look_into(request: str, within_seconds: float = LOOK_SECONDS) -> Any:
     """Let the runner read the ONNX file that a request in JSON names, and return what is wrong with it.
 
     Raises:
         EnvironmentFault: this machine cannot do it.
-        InferbenchError: it cannot be done.
+        InferbenchError: it cannot be done, or not in time; the runner is gone then.
     """
-    return _asked("look", request)
+    try:
+        return _asked("look", request, within_seconds)
+    except subprocess.TimeoutExpired as error:
+        raise InferbenchError(
+            f"that could not be done within {within_seconds:g} s, and `inferbench run` gives it as long as "
+            "spec.timeoutSecondsPerSweep says."
+        ) from error
 
 
-def _asked(command: str, request: str) -> Any:
+def _asked(command: str, request: str, within_seconds: float | None = None) -> Any:
     done = subprocess.run(
-        _command(command), env=_environment(), input=request, capture_output=True, text=True, check=False
+        _command(command),
+        env=_environment(),
+        input=request,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=within_seconds,
     )
     words = done.stderr[-TAIL_CHARS:].strip()
     if done.returncode == ENVIRONMENT_FAULT_STATUS:

@@ -144,7 +144,7 @@ def lag(status: Status, answer: Summary) -> tuple[str, ...]:
 
 def exit_status(found: Found, answer: Summary) -> int:
     """Return 1 before 4, as `inferbench run` does; one that is not finished has not failed yet."""
-    failed = found.problems or (found.is_finished and _has_failed(found, answer))
+    failed = found.problems or (found.is_finished and (_has_failed(found, answer) or not answer.has_measurements))
     if failed:
         return FAILED
     broken = any(judged.judgement is Judgement.DOES_NOT_HOLD for judged in answer.judged)

@@ -27,6 +27,7 @@ from inferbench_contract.words import Cell, Judgement
 
 INTERRUPTED = 130
 FAILED_CELLS = 1
+"""Also where nothing was measured, whatever kept it from that."""
 EXPECTATION = 4
 
 CSV_HEADER = (
@@ -91,7 +92,7 @@ def exit_status(ended: Ended, benchmark: InferenceBenchmark) -> int:
     statuses = [
         INTERRUPTED if ended.interrupted else 0,
         ended.fault.exit_status if ended.fault else 0,
-        FAILED_CELLS if failed else 0,
+        FAILED_CELLS if failed or not found.has_measurements else 0,
         EXPECTATION if broken else 0,
     ]
     return next((status for status in statuses if status), 0)

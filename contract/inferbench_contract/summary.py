@@ -103,6 +103,11 @@ class Summary:
         """Tell whether every cell has an outcome in every round."""
         return self.sweeps_finished == len(self.plan.sweeps)
 
+    @property
+    def has_measurements(self) -> bool:
+        """Tell whether any cell has a latency, were it an inaccurate one's."""
+        return any(row.medians for row in self.table.rows.values())
+
     def document(self) -> dict[str, Any]:
         """Return the bounded JSON document, keys in a fixed order."""
         return _fitted(self)

@@ -26,12 +26,13 @@ from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
 from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
-from inferbench_runner import artifacts, backends, environment, lifeline, pod, privacy, sinks, sweep
+from inferbench_runner import artifacts, backends, environment, garbage, lifeline, pod, privacy, sinks, sweep
 
 
 def main() -> int:
     """Run the program; errors become one sentence on standard error and their exit status."""
     lifeline.hold()
+    garbage.search_rarely()
     os.environ.update(privacy.VARIABLES)
     arguments = _parser().parse_args()
     try:

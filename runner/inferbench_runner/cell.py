@@ -22,7 +22,19 @@ from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.result import CellResult, cut_in_the_middle
 from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Outcome
-from inferbench_runner import accuracy, backends, circumstances, doubts, gate, guards, lifeline, sinks, stats, stopping
+from inferbench_runner import (
+    accuracy,
+    backends,
+    circumstances,
+    doubts,
+    garbage,
+    gate,
+    guards,
+    lifeline,
+    sinks,
+    stats,
+    stopping,
+)
 from inferbench_runner.backends import FellBack, Session, Unsupported, Verifiable
 from inferbench_runner.clocks import HOST_CLOCK
 from inferbench_runner.measure import Measurement, Progress, measure
@@ -48,6 +60,7 @@ MEBIBYTE_KIB = 1024
 def main(arguments: list[str]) -> int:
     """Measure the task in the file that the argument names; 0 when there is a result, 44 for an environment fault."""
     lifeline.hold()
+    garbage.search_rarely()
     task = CellTask.model_validate_json(Path(arguments[0]).read_bytes())
     try:
         result = _result(task)

@@ -22,7 +22,7 @@ from inferbench_contract.plan import Work
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Outcome, Precision, Strategy
-from inferbench_runner import artifacts, calibration, environment, lifeline, onnx_models, prepare, sinks
+from inferbench_runner import artifacts, calibration, environment, garbage, lifeline, onnx_models, prepare, sinks
 from inferbench_runner.backends import Unsupported
 from inferbench_runner.prepare import Refusal
 from inferbench_runner.process import PROGRESS_FD
@@ -116,6 +116,7 @@ def read_answer(answer_file: Path) -> Artifacts | Refusal:
 def main(arguments: Sequence[str]) -> int:
     """Convert what the request asks for and write the answer; always 0."""
     lifeline.hold()
+    garbage.search_rarely()
     request = Request.model_validate_json(Path(arguments[0]).read_bytes())
     sinks.write_whole(Path(arguments[1]), json.dumps(_answer(request)).encode())
     return 0

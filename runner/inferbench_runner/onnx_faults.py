@@ -54,7 +54,7 @@ def find(request: Request) -> Faults:
         raise ValueError("this model is no ONNX file")
     try:
         path = request.model.onnx.path
-        graph = onnx_models.read(models.existing(request.model_folder, path, "onnx.path"), with_tensors=False)
+        graph = onnx_models.read(models.existing(request.model_folder, path, "onnx.path"), with_weights=False)
     except InferbenchError as error:
         why = " ".join(str(error).split())
         told = f'found "{path}", expected an ONNX model: {why} Export the model again, or name another file.'

@@ -5,6 +5,7 @@ The reference is ONNX Runtime on the CPU with every optimisation off: optimisers
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +24,9 @@ BATCH: Final = "batch"
 
 MAX_PROTOBUF_BYTES: Final = 2_000_000_000
 """A protobuf message holds 2 GiB; a larger graph keeps its tensors in a file beside it."""
+
+MOST_SHAPE_NUMBERS: Final = 256
+"""A tensor that says something of shapes (axes, sizes, pads) has a few numbers; with more it holds weights."""
 
 FREE_BATCH_TOLERANCE: Final = 1e-4
 """How far a graph may be from itself at another batch size: fp32 sums in another order, nothing more."""
@@ -90,17 +94,26 @@ def _length(batch: Arrays) -> int:
     return len(next(iter(batch.values())))
 
 
-def read(file: Path, *, with_tensors: bool = True) -> Any:
-    """Read and check a file; without the tensors that lie in files beside it, where nobody computes with them."""
+def read(file: Path, *, with_weights: bool = True) -> Any:
+    """Read and check a file; without the numbers of its weights, wherever they lie, where nobody computes with them."""
     import onnx
 
     try:
         onnx.checker.check_model(str(file))
-        return onnx.load(file, load_external_data=with_tensors)
+        graph = onnx.load(file, load_external_data=with_weights)
+        return graph if with_weights else _without_weights(graph)
     except Exception as error:
         raise InferbenchError(
             f"{file} is not an ONNX model: found {artifacts.beginning(file)} ({str(error)[:200]}).",
         ) from error
+
+
+def _without_weights(graph: Any) -> Any:
+    """Leave nothing of weights but name, type and shape: who infers shapes copies all of a graph several times."""
+    for tensor in graph.graph.initializer:
+        if math.prod(tensor.dims) > MOST_SHAPE_NUMBERS:
+            tensor.CopyFrom(type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+    return graph
 
 
 def tensors_in(graph: Any, model: ModelSpec) -> Sequence[Input]:

@@ -31,6 +31,7 @@ from inferbench_runner import (
     environment,
     exact,
     export,
+    garbage,
     inputs,
     lifeline,
     models,
@@ -135,6 +136,7 @@ def read_answer(answer_file: Path) -> Artifacts | Refusal:
 def main(arguments: Sequence[str]) -> int:
     """Prepare what the request asks for and write the answer; always 0."""
     lifeline.hold()
+    garbage.search_rarely()
     request = Request.model_validate_json(Path(arguments[0]).read_bytes())
     try:
         answer: dict[str, Any] = {"artifacts": make(request).model_dump(mode="json")}

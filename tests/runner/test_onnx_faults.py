@@ -5,11 +5,13 @@ from __future__ import annotations
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
-from inferbench_contract.errors import EnvironmentFault
+from inferbench_cli import machine
+from inferbench_contract.errors import EnvironmentFault, InferbenchError
 from inferbench_contract.spec import ModelSpec
 from inferbench_runner import onnx_faults, onnx_models
 from inferbench_runner.onnx_faults import Faults, Request
@@ -123,10 +125,31 @@ class TestFile:
 
     def test_tensors_beside_it_are_not_read(self, tmp_path):
         model = a_file(tmp_path, 2, save_as_external_data=True, location="tiny.weights", size_threshold=0)
-        graph = onnx_models.read(tmp_path / "tiny.onnx", with_tensors=False)
+        graph = onnx_models.read(tmp_path / "tiny.onnx", with_weights=False)
 
         assert all(not tensor.raw_data for tensor in graph.graph.initializer)
         assert not found(model, tmp_path, 8).mistakes
+
+    def test_weights_in_it_are_not_kept_and_its_shapes_are_still_known(self, tmp_path):
+        rows, columns = 2, 100
+        given = {"weight": np.ones((3, columns), np.float32), "shape": np.array([rows, columns], np.int64)}
+        weights = [numpy_helper.from_array(array, name) for name, array in given.items()]
+        product, reshape = (
+            helper.make_node("MatMul", ["x", "weight"], ["all"]),
+            helper.make_node("Reshape", ["all", "shape"], ["y"]),
+        )
+        x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [rows, 3])
+        y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [rows, columns])
+        model = written(tmp_path, helper.make_graph([product, reshape], "layer", [x], [y], weights))
+
+        graph = onnx_models.read(tmp_path / "same.onnx", with_weights=False).graph
+        place, _ = the_mistake(found(model, tmp_path, 8))
+
+        assert [(each.name, [*each.dims], bool(each.raw_data)) for each in graph.initializer] == [
+            ("weight", [3, columns], False),
+            ("shape", [2], True),
+        ]
+        assert place == "spec.batchSizes"
 
     def test_an_open_shape_is_a_mistake_that_shows_how_to_say_it(self, tmp_path):
         place, sentence = the_mistake(found(a_graph(tmp_path, x=["N", 3, "height"]), tmp_path, 1))
@@ -149,6 +172,10 @@ class TestFile:
 
 
 class TestValidate:
+    def test_a_look_that_takes_too_long_is_given_up_in_a_sentence(self) -> None:
+        with pytest.raises(InferbenchError, match=r"^that could not be done within 0 s, and `inferbench run` gives it"):
+            machine.look_into("{}", within_seconds=0)
+
     def test_it_names_the_line_of_what_the_file_cannot_do(self, place: Place) -> None:
         a_file(place.folder, 2, reshape=(2, CLASSES))
         file = place.write(model={"onnx": {"path": "tiny.onnx"}}, backends=["onnxruntime"], batchSizes=[1, 8])

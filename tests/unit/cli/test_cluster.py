@@ -245,6 +245,10 @@ def crashing(strategy, batch_size, _):
     return ended(Outcome.CRASHED, batch_size) if strategy.precision == "fp16" else measured(batch_size)
 
 
+def unsupported(strategy, batch_size, _):
+    return ended(Outcome.UNSUPPORTED, batch_size)
+
+
 @pytest.mark.parametrize(
     ("world", "status"),
     [
@@ -256,6 +260,7 @@ def crashing(strategy, batch_size, _):
         pytest.param(InCluster(FINISHED, LOST).measured(), 1, id="1: results were lost"),
         pytest.param(InCluster(FINISHED).measured(crashing), 1, id="1: cells failed"),
         pytest.param(InCluster(FINISHED, maxFailedCells=1).measured(crashing), 0, id="0: not more than may fail"),
+        pytest.param(InCluster(FINISHED).measured(unsupported), 1, id="1: nothing was measured"),
         pytest.param(a_finished(expectations=[PROMISE]), 4, id="4: an expectation does not hold"),
         pytest.param(InCluster(FINISHED, LOST, expectations=[PROMISE]).measured(), 1, id="of several the first"),
     ],

@@ -1,5 +1,6 @@
 import io
 import re
+import signal
 from pathlib import Path
 
 import pytest
@@ -181,6 +182,21 @@ class TestCommands:
         told = capsys.readouterr()
         assert told.err.startswith(f"inferbench: {path} holds no measurement: {words.format(path)}")
         assert f"Written: {path}/report.html" in told.out
+
+    @pytest.mark.parametrize("more", [[], ["--json"]], ids=["a table", "JSON"])
+    def test_a_run_that_can_measure_nothing_ends_as_the_report_of_its_folder(self, tmp_path, capsys, monkeypatch, more):
+        monkeypatch.setattr(machine, "ask", lambda *_: {})
+        monkeypatch.setattr(signal, "signal", lambda *_: None)  # these are handlers of the process that runs the tests
+        file, path = tmp_path / "bench.yaml", tmp_path / "out"
+        file.write_text(scripted_text(model={"onnx": {"path": "a.onnx"}}, backends=["torch-eager"], backendOptions={}))
+        (tmp_path / "a.onnx").touch()
+
+        assert run("run", file, "--output", path, *more) == 1
+        told = capsys.readouterr().err
+        assert run("report", path, *more) == 1
+
+        assert told.startswith(f"inferbench: {path} holds no measurement: no strategy of the benchmark can be ")
+        assert capsys.readouterr().err == told
 
     @pytest.mark.parametrize("arguments", [["report"], ["export", "--batch-size", "1", "--output", "out"]])
     def test_a_benchmark_file_in_place_of_results_is_told_so(self, tmp_path, capsys, arguments):

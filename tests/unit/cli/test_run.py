@@ -83,10 +83,17 @@ class TestExitStatus:
         ],
     )
     def test_what_counts_as_failed(self, outcome, accuracy, status):
-        benchmark = scripted_benchmark(accuracy=accuracy)
-        found = summary_of(benchmark, lambda *_: ended(outcome))
+        benchmark = scripted_benchmark(accuracy=accuracy, batchSizes=[1, 2])
+        found = summary_of(benchmark, lambda _, size, __: measured(1) if size == 1 else ended(outcome, size))
 
         assert run.exit_status(run.Ended(found, Folder(Path()), False, None), benchmark) == status
+
+    @pytest.mark.parametrize("outcome", [Outcome.UNSUPPORTED, Outcome.CRASHED])
+    def test_where_nothing_was_measured_it_is_1_however_many_cells_may_fail(self, outcome):
+        benchmark = scripted_benchmark(batchSizes=[1, 2], maxFailedCells=2)
+        found = summary_of(benchmark, lambda _, size, __: ended(outcome, size))
+
+        assert run.exit_status(run.Ended(found, Folder(Path()), False, None), benchmark) == 1
 
 
 class TestCellsCsv:
