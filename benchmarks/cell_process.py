@@ -32,10 +32,9 @@ import lab
 
 from inferbench_contract import evidence
 from inferbench_contract.plan import Plan
-from inferbench_contract.spec import AccuracySpec
-from inferbench_contract.words import Backend, Device, Precision
+from inferbench_contract.words import Backend, Precision, Strategy
 from inferbench_runner import artifacts as cache
-from inferbench_runner.task import Artifacts, CellTask
+from inferbench_runner.task import Artifacts
 
 MEASUREMENT = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
 """A look: what the process costs does not depend on how long it measures."""
@@ -89,25 +88,9 @@ def bare(files: Artifacts, threads: int) -> Cost:
 
 def imported(plan: Plan, files: Artifacts, threads: int) -> list[str]:
     """Run a cell without its supervisor, and return every module that it imported."""
-    work = plan.work
     with tempfile.TemporaryDirectory() as folder:
-        task = CellTask(
-            backend=Backend.ONNXRUNTIME,
-            precision=Precision.FP32,
-            batch_size=1,
-            round=0,
-            device=Device.CPU,
-            threads=threads,
-            options={},
-            model=work.model,
-            model_folder=Path(folder),
-            measurement=work.measurement,
-            accuracy=AccuracySpec(),
-            artifacts=files,
-            cache=cache.default_folder(os.environ),
-            result=Path(folder, "result.json"),
-            samples=None,
-        )
+        strategy, kept = Strategy(Backend.ONNXRUNTIME, Precision.FP32), cache.default_folder(os.environ)
+        task = lab.task(plan, strategy, files, kept, Path(folder))
         task_file = Path(folder, "task.json")
         task_file.write_text(task.model_dump_json())
         done = subprocess.run(

@@ -25,7 +25,7 @@ from inferbench_contract.words import Backend, Doubt, Outcome, Strategy
 from inferbench_runner import artifacts as cache
 from inferbench_runner import circumstances, environment, lifeline, prepare
 from inferbench_runner.sweep import THREAD_VARIABLES
-from inferbench_runner.task import Artifacts
+from inferbench_runner.task import Artifacts, CellTask
 
 HERE = Path(__file__).resolve().parent
 CACHE = cache.default_folder(os.environ).with_name("inferbench-benchmarks")
@@ -112,15 +112,46 @@ def artifacts(of: Plan, backends: Iterable[Backend], python: str = sys.executabl
     return made
 
 
+def task(of: Plan, strategy: Strategy, files: Artifacts, kept: Path, folder: Path) -> CellTask:
+    """Return the task of a cell at batch 1 that reads these files, keeps what it makes, and writes into a folder."""
+    work = of.work
+    return CellTask(
+        backend=strategy.backend,
+        precision=strategy.precision,
+        batch_size=1,
+        round=0,
+        device=work.device,
+        threads=work.threads or threads(),
+        options={},
+        model=work.model,
+        model_folder=HERE,
+        measurement=work.measurement,
+        accuracy=work.accuracy,
+        artifacts=files,
+        cache=kept,
+        result=folder / "result.json",
+        samples=None,
+    )
+
+
 def alone(function: Callable[..., Any], *arguments: Any, threads: int) -> Any:
-    """Run a function in a process that has imported nothing of ours, and return its answer.
+    """Run a function in a process that has imported nothing of ours, and return its answer."""
+    return answer_of(run(alone_command(function, *arguments), child_environment(threads)))
+
+
+def alone_command(function: Callable[..., Any], *arguments: Any) -> Sequence[str]:
+    """Return the command line of a process that runs a function and prints its answer.
 
     Its source is all that the process gets, so it imports what it needs itself; arguments and answer are JSON.
     """
     source = "from __future__ import annotations\n" + inspect.getsource(function)
     call = f"import json, sys\nprint(json.dumps({function.__name__}(*json.loads(sys.argv[1]))))\n"
-    command = [sys.executable, "-P", "-c", source + call, json.dumps(arguments, default=str)]
-    return json.loads(run(command, child_environment(threads)).splitlines()[-1])
+    return sys.executable, "-P", "-c", source + call, json.dumps(arguments, default=str)
+
+
+def answer_of(output: str) -> Any:
+    """Read the answer of a function off what its process printed."""
+    return json.loads(output.splitlines()[-1])
 
 
 def run(command: Sequence[str | Path], variables: Mapping[str, str], folder: Path | None = None) -> str:

@@ -11,6 +11,7 @@ import pytest
 
 from inferbench_contract.spec import ModelSpec, QuantizationSpec
 from inferbench_contract.words import Backend, Precision
+from inferbench_runner import calibration
 from inferbench_runner.backends import Artifact, _int8_static
 from inferbench_runner.task import CellTask
 from tests.runner import shared, test_backends, tiny
@@ -21,6 +22,9 @@ COMPILED = (Backend.TORCH_COMPILE, Backend.TORCH_AOT_INDUCTOR)
 
 PATIENCE_SECONDS = 550
 """Two compilations; this only ends a test that hangs."""
+
+QUANTISE = "quantize_per_tensor"
+"""What writes activations as 8-bit numbers, in a program."""
 
 ONE_THREAD = 1
 """Two of PyTorch's wait for each other for ages where anything else runs."""
@@ -98,8 +102,21 @@ def test_the_backends_compute_one_program_which_holds_no_fp32_weights(cells, a_t
 
     compiled, packaged = (cell["accuracy"]["relative_l2"] for cell in cells)
     assert packaged == pytest.approx(compiled, rel=0.01)
-    assert file.parent.name == _int8_static.key(int8(a_task))
+    assert _int8_static.locate(int8(a_task)) == file
     assert {str(tensor.dtype) for tensor in weights} == {"torch.int8"}
+
+
+def test_each_range_is_the_whole_of_what_the_examples_and_the_weights_are(cells, a_task):
+    """The input's quantiser reaches from the smallest number of the examples to the largest, in 255 steps."""
+    task = int8(a_task)
+    [image] = calibration.examples(task.artifacts.inputs).values()
+    module = _int8_static.load(_int8_static.locate(task))
+    scales = [node.args[1] for node in module.graph.nodes if _int8_static.operator_name(node) == QUANTISE]
+    weights = [tensor.int().flatten(1) for tensor in module.state_dict().values() if tensor.ndim > 1]
+
+    assert len(cells) == len(COMPILED)
+    assert scales[0] == pytest.approx((image.max() - image.min()) / 255)
+    assert {int(weight.abs().amax(dim=1).min()) for weight in weights} == {127}
 
 
 def test_a_second_process_finds_the_program_and_compiles_it_to_integers_too(cells, a_task):

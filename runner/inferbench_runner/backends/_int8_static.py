@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from operator import attrgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -102,6 +103,12 @@ def key(task: CellTask) -> str:
             **environment.makers(MODULES, LIBRARIES),
         }
     )
+
+
+def locate(task: CellTask) -> Path | None:
+    """Return the file of the quantised program if it is in the cache and sound."""
+    entry = artifacts.open_entry(task.cache, PROGRAMS, key(task))
+    return None if entry is None else entry / PROGRAM
 
 
 def program(task: CellTask, build: Callable[[], nn.Module]) -> Path:
@@ -227,26 +234,45 @@ def _quantiser() -> Any:
 
 
 def _calibrate(prepared: Any, examples: Arrays, method: Calibration, layout: Layout) -> None:
-    """Run the examples one by one, and set the range of each observer to what our own method finds."""
+    """Run the examples one by one, and set the range of each observer to what our own method finds.
+
+    torchao's observers of activations do not look themselves: that took as long as the model, for ranges that are set
+    to others in the end.
+    """
     import torch
     from torchao.quantization.pt2e import MinMaxObserver
 
-    total = len(next(iter(examples.values())))
+    total, done = len(next(iter(examples.values()))), _weights_seen(prepared)
     found: dict[Any, Observer] = {}
 
-    def look(observer: Any, given: tuple[Any, ...]) -> None:
-        values = given[0].detach().numpy().ravel()
-        found.setdefault(observer, calibration.observer(method, values.size * total)).add(values)
+    def observe(name: str, given: tuple[Any, ...], _: Mapping[str, Any]) -> Any:
+        observer = prepared.get_submodule(name)
+        if type(observer) is MinMaxObserver:
+            values = given[0].detach().numpy().ravel()
+            found.setdefault(observer, calibration.observer(method, values.size * total)).add(values)
+        elif name not in done:
+            observer(*given)
+        return given[0]
 
-    observers = [module for module in prepared.modules() if type(module) is MinMaxObserver]
-    hooks = [observer.register_forward_pre_hook(look) for observer in observers]
+    interpreter: Any = torch.fx.Interpreter(prepared)
+    interpreter.call_module = observe  # a program that is to be quantised has no other modules
     for row in range(total):
-        prepared(*_tensors(examples, np.arange(row, row + 1), layout))
-    for hook in hooks:
-        hook.remove()
+        interpreter.run(*_tensors(examples, np.arange(row, row + 1), layout))
     for observer, seen in found.items():
         low, high = seen.range()
         observer.min_val, observer.max_val = torch.tensor(low), torch.tensor(high)
+
+
+def _weights_seen(prepared: Any) -> Collection[str]:
+    """Let observers of weights look at them, which are the same in every run; return the names of these observers."""
+    weights = {
+        node.target: attrgetter(node.args[0].target)(prepared)
+        for node in prepared.graph.nodes
+        if node.op == "call_module" and node.args[0].op == "get_attr"
+    }
+    for observer, weight in weights.items():
+        prepared.get_submodule(observer)(weight)
+    return weights.keys()
 
 
 def _forget_unused(converted: Any) -> None:
