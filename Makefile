@@ -36,7 +36,7 @@ $(GPU_STAMP):
 	@locks/install.sh $@ locks/gpu.txt
 
 demo: setup ## Measure ResNet-50 on this machine with three backends
-	@echo "Running: inferbench run examples/demo.yaml"
+	@echo "Running: $(BIN)/inferbench run examples/demo.yaml"
 	@$(BIN)/inferbench run examples/demo.yaml || [ $$? -eq 4 ] # 4: a claim does not hold here, which is an answer
 
 test: setup ## Run every test that this machine can run
@@ -45,10 +45,8 @@ test: setup ## Run every test that this machine can run
 	@echo "Runner tests: torch, ONNX Runtime and real processes..."
 	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m tests.kubernetes build || [ "$$CI" != true ] # else the tests that need it skip, and say why
-	@echo "Cluster tests: a real Kubernetes, its nodes played..."
-	@$(BIN)/python -m pytest tests/cluster --numprocesses 6 --dist load --maxschedchunk 2 # they wait a lot
-	@echo "End-to-end tests: real nodes, images and pods..."
-	@$(BIN)/python -m pytest tests/e2e
+	@echo "Cluster tests: a real Kubernetes, its nodes played; and end-to-end tests: a real node, images and pods..."
+	@$(BIN)/python -m pytest tests/e2e tests/cluster --numprocesses 7 --dist loadgroup --no-loadscope-reorder # they wait a lot
 
 test-tools: setup ## Build the Kubernetes, Helm and kwok of the tests, once (10 to 20 minutes of two CPUs)
 	@$(BIN)/python -m tests.kubernetes build

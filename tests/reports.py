@@ -95,7 +95,7 @@ def _resnet50(strategy: Strategy, batch_size: int, round_: int) -> Told:
     outlier = 0.2 if (str(strategy), batch_size, round_) == ("torch-compile/fp32", 8, 2) else 0
     latency_ms = LATENCY_MS[str(strategy)][batch_size] * exp(DRIFT[round_ % len(DRIFT)] + noise + outlier)
     doubts = (Doubt.FEW_SAMPLES,) if batch_size == 32 else (Doubt.DRIFTED,) if outlier else ()
-    times = {"prepare_ms": 4000, "warmup_ms": 2500, "measure_ms": 3000}
+    times = {"prepare_ms": 1000, "warmup_ms": 2500, "measure_ms": 3000}
     return measured(batch_size, latency_ms, samples=max(5, int(3000 / latency_ms)), doubts=doubts, **times)
 
 

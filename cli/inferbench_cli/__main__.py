@@ -15,7 +15,7 @@ EXIT_STATUSES = """exit status:
        prepared
   2    the file is wrong: every mistake is listed with its line
   3    this machine cannot do it (no GPU, disk full, something not installed, folder in use)
-  4    an expectation does not hold
+  4    an expectation does not hold; one that is undecided does not change the status
   130  interrupted; the same command goes on from there
 """
 
@@ -34,7 +34,7 @@ GET_EXIT_STATUSES = """exit status:
   1    more cells failed than maxFailedCells allows, or results were lost
   2    there is no such benchmark, it may not be read, or the operator refuses it
   3    the cluster gives no answer, or kubectl is not installed
-  4    an expectation does not hold
+  4    an expectation does not hold; one that is undecided does not change the status
   130  interrupted
 """
 
@@ -156,7 +156,7 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
     export.add_argument("--strategy", metavar="S", help="such as onnxruntime/fp32 (default: the best at this size)")
     export.add_argument("--output", required=True, metavar="FOLDER", help="a folder that does not exist yet")
     export.add_argument(
-        "--model-folder", default=".", metavar="FOLDER", help="what paths of the model start from (default: here)"
+        "--model-folder", metavar="FOLDER", help="what paths of the model start from (default: as when it was measured)"
     )
     export.add_argument("--json", action="store_true", help="print model.json")
 

@@ -279,8 +279,8 @@ def strips(caption: Caption, rows: Sequence[Strip], axis: Axis) -> Html:
     return _rows(caption, [_row(i, row, _histogram(row)) for i, row in enumerate(rows)], axis, 0)
 
 
-def lines(caption: Caption, series: Sequence[Line], x: Axis, y: Axis) -> Html:
-    """Draw lines with a mark at each point."""
+def lines(caption: Caption, series: Sequence[Line], x: Axis, y: Axis, origin: float = 0) -> Html:
+    """Draw lines with a mark at each point, and a rule where the origin is, if the vertical axis has it."""
     plot, bottom = Plot(x, y), PLOT_TOP + PLOT_HEIGHT
     grid = "".join(f"M{plot.left},{_px(plot.down(value))}H{WIDTH}" for value, _ in y.ticks)
     labels = [
@@ -290,8 +290,8 @@ def lines(caption: Caption, series: Sequence[Line], x: Axis, y: Axis) -> Html:
         _text(WIDTH, bottom + 32, x.title, "end"),
     ]
     rules = [tag("path", d=grid, class_="rule")]
-    if y.low <= 0:
-        rules.append(tag("path", d=f"M{plot.left},{_px(plot.down(0))}H{WIDTH}", class_="origin"))
+    if y.low <= origin:
+        rules.append(tag("path", d=f"M{plot.left},{_px(plot.down(origin))}H{WIDTH}", class_="origin"))
     return _figure(caption, bottom + AXIS_HEIGHT, *rules, *labels, *(_line(line, plot) for line in series))
 
 

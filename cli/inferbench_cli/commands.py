@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import signal
 import sys
 from argparse import Namespace
@@ -32,6 +33,8 @@ from inferbench_contract.sentences import counted
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import Summary
 from inferbench_contract.words import Device
+
+PROGRAM = "inferbench"
 
 
 def run(arguments: Namespace) -> int:
@@ -123,9 +126,8 @@ def _require_same_plan(benchmark: InferenceBenchmark, measured: Plan, opened: Fo
 def export(arguments: Namespace) -> int:
     """Hand a measured strategy over."""
     output = Path(arguments.output)
-    wanted = exports.Wanted(
-        Path(arguments.folder), arguments.batch_size, arguments.strategy, Path(arguments.model_folder), output
-    )
+    start = None if arguments.model_folder is None else Path(arguments.model_folder)
+    wanted = exports.Wanted(Path(arguments.folder), arguments.batch_size, arguments.strategy, start, output)
     row, told = exports.export(wanted)
     if arguments.json:
         print(json.dumps(told, indent=1))
@@ -235,9 +237,13 @@ def version(arguments: Namespace) -> int:  # noqa: ARG001 (every command takes t
 
 def _announce(console: Console, plan: Plan, missing: Sequence[Sweep], opened: Folder) -> None:
     sweeps, done = counted(len(plan.sweeps), "sweep"), len(plan.sweeps) - len(missing)
-    rounds = f"{counted(len(plan.measurable_cells), 'cell')} in {counted(plan.rounds, 'round')}"
+    cells = len(plan.measurable_cells) + len(plan.unsupported_cells)
+    here: Mapping[str, str] = opened.environment().get("unsupportedHere", {})
+    measured = [cell for cell in plan.measurable_cells if str(cell.strategy) not in here]
+    some = f"{len(measured)} of " if len(measured) < cells else ""
+    rounds = f"{some}{counted(cells, 'cell')} in {counted(plan.rounds, 'round')}"
     console.print(f"{rounds}, {sweeps}, to {opened.path}/", soft_wrap=True)
-    for strategy, reason in plan.unsupported.items():
+    for strategy, reason in {**plan.unsupported, **here}.items():
         console.print(f"not measured: {strategy}: {reason}", soft_wrap=True)
     if not missing:
         told = f"Nothing is left to measure: an earlier run finished {done} of {sweeps} (--fresh starts over)."
@@ -245,14 +251,16 @@ def _announce(console: Console, plan: Plan, missing: Sequence[Sweep], opened: Fo
         return
     if done:
         console.print(f"going on: an earlier run finished {done} of {sweeps} (--fresh starts over)", soft_wrap=True)
-    _foretell(console, forecast.likely(missing, plan.work.measurement), plan)
+    measurable = [sweep for sweep in missing if str(sweep.strategy) not in here]
+    _foretell(console, forecast.likely(measurable, plan.work.measurement), plan)
     if (warning := forecast.busy(os.getloadavg()[0], os.cpu_count() or 1)) is not None:
         console.print(Text(warning, "yellow"), soft_wrap=True)
 
 
 def _foretell(console: Console, how_long: str, plan: Plan) -> None:
-    """Say how long it takes, and what so few rounds cannot tell."""
-    for sentence in filter(None, (how_long, forecast.few_rounds(plan.rounds))):
+    """Say how long it takes, and what so few rounds or so many threads cannot tell."""
+    crowded = forecast.crowded(plan.work.threads, len(os.sched_getaffinity(0)))
+    for sentence in filter(None, (how_long, forecast.few_rounds(plan.rounds), crowded)):
         console.print(sentence, soft_wrap=True)
 
 
@@ -267,10 +275,16 @@ def _say_how_it_ended(ended: runs.Ended, arguments: Namespace) -> None:
         print(f"inferbench: {ended.fault}", file=sys.stderr)
     if ended.interrupted:
         output = ["--output", arguments.output] if arguments.output else []
-        command = shlex.join(["inferbench", "run", arguments.file, *output])
-        print(f"Interrupted; what was measured is kept. To go on: {command}", file=sys.stderr)
+        command = shlex.join([_called(sys.argv[0], shutil.which(PROGRAM)), "run", arguments.file, *output])
+        kept = "; what was measured is kept" if ended.summary.has_measurements else " before anything was measured"
+        print(f"Interrupted{kept}. To go on: {command}", file=sys.stderr)
     if ended.fault is None and not ended.interrupted and not ended.summary.has_measurements:
         _say_what_is_there_instead(ended.folder, ended.summary)
+
+
+def _called(path: str, found: str | None) -> str:
+    """Name this program so that a shell finds it: its path, where the name leads nowhere or to another one."""
+    return PROGRAM if found is not None and Path(found).resolve() == Path(path).resolve() else path
 
 
 def _show_plan(console: Console, plan: Plan) -> None:

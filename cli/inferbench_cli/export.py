@@ -32,8 +32,8 @@ class Wanted:
     batch_size: int
     strategy: str | None
     """None: the best at this batch size."""
-    model_folder: Path
-    """What relative paths of the model start from."""
+    model_folder: Path | None
+    """What relative paths of the model start from; None: where they did when it was measured."""
     output: Path
 
 
@@ -55,13 +55,20 @@ def export(wanted: Wanted) -> tuple[Row, Mapping[str, Any]]:
         "plan": str(opened.plan_file.absolute()),
         "strategy": str(row.cell.strategy),
         "batch_size": row.cell.batch_size,
-        "model_folder": str(wanted.model_folder.absolute()),
+        "model_folder": str(model_folder(wanted, before)),
         "model_sha256": before.get("modelSha256"),
         "output": str(wanted.output.absolute()),
         "name": benchmark.name,
         "about": _about(benchmark.name, plan, before, row),
     }
     return row, machine.hand_over(json.dumps(request))
+
+
+def model_folder(wanted: Wanted, before: Mapping[str, Any]) -> Path:
+    """Return what paths of the model start from: the folder that is named, or that of the file that was run."""
+    if wanted.model_folder is not None or "modelFolder" not in before:  # as in what `inferbench get` writes
+        return (wanted.model_folder or Path()).absolute()
+    return Path(wanted.results.resolve(), before["modelFolder"]).resolve()
 
 
 def choose(found: Summary, wanted: Wanted) -> Row:

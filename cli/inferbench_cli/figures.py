@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
 
@@ -28,6 +28,10 @@ LEAST_REACH = 0.02
 
 NOTHING = sentences.ratio(None)
 """What stands where there is no number."""
+
+FAR_APART = 2
+"""Where a round takes more than this many times its strategy's mean, or as many times less, ratios are drawn instead of
+percentages: twice as long is as far from the mean as half as long, and nothing is more than 100 % below it."""
 
 BINS = 30
 CALLS_SHOWN = (0.01, 0.98)
@@ -160,30 +164,43 @@ def inputs_per_second(throughput: Estimate | None) -> str:
     """Write a throughput with its interval: `812 (790 to 835)`."""
     if throughput is None:
         return NOTHING
-    ends = sentences.interval(throughput.low, throughput.high, MILLI)
+    ends = sentences.interval(throughput, MILLI)
     return sentences.digits(throughput.value / MILLI) + (f" ({ends})" if ends else "")
 
 
 def _rounds(drawn: Drawn, size: int) -> Html:
-    lines = [_round_line(drawn.summary.plan.rounds, i, row) for i, row in drawn.rows(size) if row.may_rank]
-    shares = [share for line in lines for _, share in line.points if share is not None]
-    y = charts.percentages(min(-LEAST_REACH, *shares), max(LEAST_REACH, *shares), "median against its own mean")
-    x = charts.places([float(number + 1) for number in range(drawn.summary.plan.rounds)], "round", is_log=False)
-    told = [f"{drawn.strategies[line.style]} {_reach(line)}" for line in lines]
+    rows = [(style, _ratios_by_round(row)) for style, row in drawn.rows(size) if row.may_rank]
+    every = [ratio for _, ratios in rows for ratio in ratios.values()]
+    is_far = max(every, default=1) > FAR_APART or min(every, default=1) < 1 / FAR_APART
+    zero, y = (0, _times(every)) if is_far else (1, _percentages(every))
+    numbers = range(drawn.summary.plan.rounds)
+    lines = [Line(i, tuple((n + 1.0, r[n] - zero if n in r else None) for n in numbers)) for i, r in rows]
+    x = charts.places([number + 1.0 for number in numbers], "round", is_log=False)
+    told = [f"{drawn.strategies[style]} {_reach(ratios.values(), is_far=is_far)}" for style, ratios in rows]
     description = f"Each round's median over the strategy's mean, lowest to highest. {'; '.join(told)}."
     caption = Caption(f"rounds-{size}", f"Batch {size}", f"Rounds at batch size {size}", description)
-    return charts.lines(caption, lines, x, y)
+    return charts.lines(caption, lines, x, y, origin=1 - zero)
 
 
-def _round_line(rounds: int, style: int, row: Row) -> Line:
+def _ratios_by_round(row: Row) -> Mapping[int, float]:
     mean = row.latency.value if row.latency else 1
-    shares = {round_: value / mean - 1 for round_, value in row.medians.items()}
-    return Line(style, tuple((round_ + 1.0, shares.get(round_)) for round_ in range(rounds)))
+    return {round_: value / mean for round_, value in row.medians.items()}
 
 
-def _reach(line: Line) -> str:
-    shares = [100 * share for _, share in line.points if share is not None]
-    return f"{min(shares):+.1f} to {max(shares):+.1f}%"
+def _times(every: Sequence[float]) -> Axis:
+    return charts.ratios([], every, [], "median over its own mean, logarithmic")
+
+
+def _percentages(every: Sequence[float]) -> Axis:
+    low, high = min(1 - LEAST_REACH, *every) - 1, max(1 + LEAST_REACH, *every) - 1
+    return charts.percentages(low, high, "median against its own mean")
+
+
+def _reach(ratios: Collection[float], *, is_far: bool) -> str:
+    low, high = min(ratios), max(ratios)
+    if is_far:
+        return f"{sentences.digits(low)}x to {sentences.digits(high)}x"
+    return f"{100 * (low - 1):+.1f} to {100 * (high - 1):+.1f}%"
 
 
 def _calls(drawn: Drawn, size: int) -> Html | None:

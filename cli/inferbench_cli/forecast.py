@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from inferbench_contract import sentences
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.sentences import counted
 from inferbench_contract.spec import MeasurementSpec
@@ -26,8 +27,9 @@ def how_long(plan: Plan) -> str:
     timed = processes * (measurement.max_seconds_per_cell + measurement.warmup_max_seconds)
     most = len(plan.sweeps) * plan.work.timeout_seconds_per_sweep
     return (
-        f"{counted(processes, 'process', 'es')} warm up and measure for at most {minutes(timed)} together. "
-        f"{likely(plan.sweeps, measurement)} The time limit of each sweep ends everything after {minutes(most)}."
+        f"{counted(processes, 'process', 'es')} warm up and measure for at most {sentences.minutes(timed)} together. "
+        f"{likely(plan.sweeps, measurement)} The time limit of each sweep ends everything after "
+        f"{sentences.minutes(most)}."
     )
 
 
@@ -47,6 +49,16 @@ def few_rounds(rounds: int) -> str | None:
     )
 
 
+def crowded(threads: int | None, cpus: int) -> str | None:
+    """Warn of more threads than CPUs, which take turns; `plan` may be asked on another machine than measures."""
+    if threads is None or threads <= cpus:
+        return None
+    return (
+        f"cpu.threads is {threads}, and {counted(cpus, 'CPU')} may be used here: threads would wait for each other. "
+        f"Leave cpu.threads out, or say at most {cpus}."
+    )
+
+
 def busy(load: float, cpus: int) -> str | None:
     """Warn where other work runs on this machine; `load` is its load average of the last minute."""
     if load <= MAX_QUIET_LOAD * cpus:
@@ -58,7 +70,7 @@ def busy(load: float, cpus: int) -> str | None:
 
 
 def minutes(seconds: int) -> str:
-    """Write a time for people who plan: `25 min`, `1.5 h`."""
+    """Write a guess for people who plan: `25 min`, `1.5 h`."""
     return f"{seconds / 3600:.1f} h" if seconds >= 5400 else f"{max(1, round(seconds / 60))} min"
 
 

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,7 +35,20 @@ not answer would take for ever."""
 REQUIRED = ("inferbench_runner", "numpy")
 """What every runner imports. The libraries of a backend are its own to ask for."""
 
+SENTENCES = (BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS)
+"""With these the runner has said what is wrong in a sentence."""
+
 Hear = Callable[[Mapping[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Model:
+    """Where a model is, and what it was when the run was begun."""
+
+    folder: Path
+    """What relative paths of the model start from."""
+    sha256: str | None
+    """Of its files; None where it has none."""
 
 
 class RunnerDiedError(InferbenchError):
@@ -48,9 +62,18 @@ class InterruptedRun(Exception):
 def ask(*arguments: str) -> Any:
     """Run the runner for an answer in JSON. Raises EnvironmentFault when it cannot give one."""
     done = subprocess.run(_command(*arguments), env=_environment(), capture_output=True, text=True, check=False)
+    words = done.stderr[-TAIL_CHARS:].strip()
+    if done.returncode in SENTENCES:
+        raise EnvironmentFault(words)
     if done.returncode != 0:
-        raise EnvironmentFault(f"The runner cannot tell about this machine: {done.stderr[-TAIL_CHARS:].strip()}")
+        raise EnvironmentFault(f"The runner cannot tell about this machine: {words}")
     return json.loads(done.stdout)
+
+
+def describe(plan_file: Path, model_folder: Path) -> Mapping[str, Any]:
+    """Return what machine this is, and the hash of a plan's model. Raises EnvironmentFault where its files are not."""
+    described: Mapping[str, Any] = ask("environment", "--plan", str(plan_file), "--model-folder", str(model_folder))
+    return described
 
 
 def hand_over(request: str) -> Any:
@@ -64,7 +87,7 @@ def hand_over(request: str) -> Any:
 
 
 def look_into(request: str, within_seconds: float = LOOK_SECONDS) -> Any:
-    """Let the runner read the ONNX file that a request in JSON names, and return what is wrong with it.
+    """Let the runner look at the files of the model that a request in JSON names, and return what is wrong with them.
 
     Raises:
         EnvironmentFault: this machine cannot do it.
@@ -97,19 +120,20 @@ def _asked(command: str, request: str, within_seconds: float | None = None) -> A
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def measure(plan_file: Path, index: int, output: Path, model_folder: Path, hear: Hear) -> None:
+def measure(plan_file: Path, index: int, output: Path, model: Model, hear: Hear) -> None:
     """Run one sweep in a runner process, and pass on what it tells.
 
     Ctrl-C asks it to stop, and it delivers what it has; a second Ctrl-C kills it.
 
     Raises:
         InterruptedRun: Ctrl-C was pressed.
-        EnvironmentFault: the runner says that this machine cannot do it.
+        EnvironmentFault: the runner says that this machine cannot do it, or that the model is another one now.
         RunnerDiedError: the runner ended otherwise without finishing the sweep.
         PlanError: the runner cannot read the plan.
     """
-    places = ("--plan", str(plan_file), "--output", str(output), "--model-folder", str(model_folder))
-    with _started(_command("sweep", "--index", str(index), *places)) as runner, _stopping(runner) as asked:
+    places = ("--plan", str(plan_file), "--output", str(output), "--model-folder", str(model.folder))
+    hashed = () if model.sha256 is None else ("--model-sha256", model.sha256)
+    with _started(_command("sweep", "--index", str(index), *places, *hashed)) as runner, _stopping(runner) as asked:
         errors = _Errors(runner.stderr)
         _hear_all(runner, hear)
         status = runner.wait()

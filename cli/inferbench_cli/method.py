@@ -39,6 +39,9 @@ LABELS = {
 PARTS = {"smMaxMhz": "highest SM clock", "memoryMaxMhz": "highest memory clock", "ecc": "ECC", "mig": "MIG"}
 """The same within a GPU."""
 
+TOLD_ELSEWHERE = frozenset({"schemaVersion", "unsupportedHere"})
+"""What is unsupported stands in the answer, with its reasons."""
+
 THOUSANDTHS = ("quotaMilliCpus", "loadAverageMilli")
 MAX_LABEL = 60
 
@@ -50,7 +53,7 @@ def told(spec: BenchmarkSpec, summary: Summary) -> Sequence[Html]:
 
 def environment(found: Mapping[str, Any]) -> Iterable[tuple[str, str]]:
     """Return what is known of the machine, in words."""
-    said = ((_label(key), _value(key, value)) for key, value in found.items() if key != "schemaVersion")
+    said = ((_label(key), _value(key, value)) for key, value in found.items() if key not in TOLD_ELSEWHERE)
     return ((label, value) for label, value in said if value)
 
 
@@ -85,12 +88,12 @@ def _spent(summary: Summary) -> Sequence[Html]:
         "Warming up": spent.warming_up,
         "Preparing: loading, converting, compiling": spent.preparing,
         "Starting, checking and ending processes": spent.other,
-        "Idle between sweeps": spent.idle,
     }
     if (whole := sum(parts.values())) == 0:
         return []
     rows = [(name, sentences.minutes(seconds), _bar(seconds / whole)) for name, seconds in parts.items()]
-    return [table("spent", f"Where {sentences.minutes(whole)} went.", ("What", "Time", "Share"), rows)]
+    pause = f" Between sweeps {sentences.minutes(spent.idle)} more passed." if spent.idle else ""
+    return [table("spent", f"Where {sentences.minutes(whole)} went.{pause}", ("What", "Time", "Share"), rows)]
 
 
 def _bar(share: float) -> Html:

@@ -488,7 +488,7 @@ def _doubt(view: View, doubt: Doubt, count: int) -> Html:
     return tag(
         "div",
         tag("dt", f"{doubt} ", tag("small", sentences.counted(count, "cell"))),
-        tag("dd", doubts.explain(doubt, rows)),
+        tag("dd", doubts.explain(doubt, view.summary.plan.work.device, rows)),
     )
 
 

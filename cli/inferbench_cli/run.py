@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -14,6 +14,7 @@ from typing import Any
 
 from inferbench_cli import folder, machine, report
 from inferbench_cli.folder import Folder
+from inferbench_cli.machine import Model
 from inferbench_cli.progress import Progress
 from inferbench_contract import cells, document, summary
 from inferbench_contract import plan as plans
@@ -44,6 +45,9 @@ CSV_HEADER = (
 """The first eighteen are promised (design.md); the others follow, and more may."""
 
 
+PREPARING_LOG = "preparing.log"
+"""What the runner calls it."""
+
 DECISIVE = (
     "architecture", "cpuModel", "cpuFlags", "affinity", "quotaMilliCpus", "governor", "python", "libraries", "gpus",
 )  # fmt: skip
@@ -70,10 +74,10 @@ def run(file: Path, output: Path | None, progress_of: Any, *, fresh: bool) -> tu
     plan = plans.expand(benchmark)
     path = output or folder.default_path(benchmark.name, plan)
     with folder.opened(path, plan, _text(file, benchmark), fresh=fresh) as opened:
-        _record_environment(opened, benchmark, plan, file)
+        model = _record_environment(opened, benchmark, plan, file)
         missing = tuple(sweep for sweep in plan.sweeps if not _is_done(opened, plan, sweep))
         progress = progress_of(plan, missing, opened)
-        interrupted, fault = _Sweeps(opened, plan, file.parent, benchmark.spec.retries, progress).run(missing)
+        interrupted, fault = _Sweeps(opened, plan, model, benchmark.spec.retries, progress).run(missing)
         return benchmark, Ended(write_answer(opened, benchmark, plan), opened, interrupted, fault)
 
 
@@ -81,6 +85,15 @@ def _text(file: Path, benchmark: InferenceBenchmark) -> str:
     """Return what the folder keeps of the file; a pipe is read once and gone, so what was understood stands for it."""
     return (
         file.read_text() if file.is_file() else benchmark.model_dump_json(by_alias=True, exclude_unset=True, indent=1)
+    )
+
+
+def refusal(why: str, log: Path) -> str:
+    """Say why no sweep can succeed, and where to read on: the log has the traceback of a factory that raised."""
+    more = f"What was printed meanwhile is in {log}. " if log.is_file() else ""
+    return (
+        f"The model cannot be prepared, so no sweep can succeed and the run ends here: {why.rstrip('.')}. {more}"
+        "Mend the model or the file, then start over with --fresh."
     )
 
 
@@ -172,7 +185,7 @@ class _Sweeps:
 
     opened: Folder
     plan: Plan
-    model_folder: Path
+    model: Model
     retries: int
     progress: Progress
 
@@ -201,7 +214,7 @@ class _Sweeps:
                     self.opened.plan_file,
                     sweep.index,
                     self.opened.path,
-                    self.model_folder,
+                    self.model,
                     partial(self._hear, sweep, refused),
                 )
                 died = None
@@ -210,11 +223,7 @@ class _Sweeps:
                 died = error
         self.progress.finished(sweep, self.opened.result(self.plan, sweep))
         if refused:
-            why = refused[-1].rstrip(".")
-            raise ModelRefusedError(
-                f"The model cannot be prepared, so no sweep can succeed and the run ends here: {why}. "
-                "Mend the model or the file, then start over with --fresh."
-            )
+            raise ModelRefusedError(refusal(refused[-1], self.opened.path / folder.LOGS / PREPARING_LOG))
         return died
 
     def _hear(self, sweep: Sweep, refused: list[str], said: Mapping[str, Any]) -> None:
@@ -223,37 +232,27 @@ class _Sweeps:
         self.progress.heard(sweep, said)
 
 
-def _record_environment(opened: Folder, benchmark: InferenceBenchmark, plan: Plan, file: Path) -> None:
-    """Write down what machine and what model file this is; refuse to mix results of two."""
-    now = {"schemaVersion": 1, **machine.ask("environment"), "modelSha256": _model_digest(benchmark, file.parent)}
-    before = opened.environment()
-    changed = [name for name in ("fingerprint", "modelSha256") if before and before.get(name) != now[name]]
-    if changed and opened.results(plan):
-        raise EnvironmentFault(_what_changed(opened, before, now, changed))
+def _record_environment(opened: Folder, benchmark: InferenceBenchmark, plan: Plan, file: Path) -> Model:
+    """Write down what machine and what model this is, and where that lies; refuse to mix results of two."""
+    start = os.path.relpath(file.parent.resolve(), opened.path.resolve())
+    now = {"schemaVersion": 1, **machine.describe(opened.plan_file, file.parent), "modelFolder": start}
+    if opened.results(plan) and (differs := what_differs(opened.environment(), now, benchmark)):
+        raise EnvironmentFault(
+            f"{differs} when {opened.path} was begun, so the results cannot be put together. "
+            "Give --output another folder, or --fresh to throw those results away."
+        )
     opened.write("environment.json", json.dumps(now, indent=1, sort_keys=True) + "\n")
+    return Model(file.parent, now["modelSha256"])
 
 
-def _what_changed(opened: Folder, before: Mapping[str, Any], now: Mapping[str, Any], changed: list[str]) -> str:
-    if "modelSha256" in changed:
-        what = "The model's file is not the one that was measured"
-    else:
+def what_differs(before: Mapping[str, Any], now: Mapping[str, Any], benchmark: InferenceBenchmark) -> str | None:
+    """Say what keeps results from being put together, as the beginning of a sentence; None where nothing is known."""
+    if before.get("modelSha256") not in (None, now["modelSha256"]):
+        code = benchmark.spec.model.python
+        if code is not None:
+            return f"The code of the model ({code.factory}) is not what was measured"
+        return "The model's file is not the one that was measured"
+    if before and before.get("fingerprint") != now["fingerprint"]:
         keys = [key for key in DECISIVE if before.get(key) != now.get(key)]
-        what = f"This machine is not as it was ({', '.join(keys) or 'fingerprint'} changed)"
-    return (
-        f"{what} when {opened.path} was begun, so the results cannot be put together. "
-        "Give --output another folder, or --fresh to throw those results away."
-    )
-
-
-def _model_digest(benchmark: InferenceBenchmark, start: Path) -> str | None:
-    """Hash the model's file, if it is one: the plan knows only its path."""
-    model = benchmark.spec.model
-    weights = model.torchvision.weights if model.torchvision is not None else None
-    path = model.onnx.path if model.onnx is not None else getattr(weights, "path", None)
-    if path is None:
-        return None
-    try:
-        with (start / path).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        raise EnvironmentFault(f"The model's file {start / path} cannot be read: {error.strerror}.") from error
+        return f"This machine is not as it was ({', '.join(keys) or 'fingerprint'} changed)"
+    return None

@@ -17,7 +17,7 @@ from inferbench_contract.cells import Row
 from inferbench_contract.cells import Table as Cells
 from inferbench_contract.doubts import explain
 from inferbench_contract.summary import Summary
-from inferbench_contract.words import FAILED_OUTCOMES, Doubt, Judgement, Outcome
+from inferbench_contract.words import FAILED_OUTCOMES, Doubt, Judgement, Outcome, Verdict
 
 if TYPE_CHECKING:
     from rich.console import Console, JustifyMethod
@@ -37,11 +37,19 @@ NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
 STYLES = {Judgement.HOLDS: "green", Judgement.DOES_NOT_HOLD: "red", Judgement.UNDECIDED: "yellow"}
 
+UNSURE = "*"
+"""Beside a verdict that would be another one if nothing else had been measured."""
+
 Breaks = tuple[tuple[str, str], ...]
 INTERVALS: Breaks = ((" ±", "\n±"), (" (", "\n("), ("top-1 ", "top-1\n"))
 STRATEGIES: Breaks = (*INTERVALS, ("/", "/\n"))
-EVERYTHING: Breaks = (*STRATEGIES, (" to ", " to\n"))
+EVERYTHING: Breaks = (*STRATEGIES, (" to ", " to\n"), (UNSURE, f"\n{UNSURE}"))
 """Where a cell of the table may go on in its next line."""
+
+AMONG_OTHERS = (
+    f"{UNSURE} The interval leaves 1x out, which would do for one comparison. All of a batch size are judged together "
+    "(Holm), so that chance does not pass for a difference; more rounds can decide it."
+)
 
 MAX_REASONS = 5
 
@@ -56,6 +64,8 @@ def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
         which = "All strategies" if is_all else "Best at each batch size"
         _say(console, f"{which}; speedups are over {summary.table.baseline}, intervals are 95 %")
         _print(console, [*_tables(summary, rows, is_all=is_all)])
+        if any(map(_is_unsure_among_others, rows)):
+            _say(console, AMONG_OTHERS)
     else:
         console.print("Nothing was measured, so nothing can be best.")
     for sentence in sentences.answers(summary):
@@ -65,7 +75,15 @@ def show(console: Console, summary: Summary, *, is_all: bool = False) -> None:
         _say(console, told)
     _show_expectations(console, summary)
     _show_failures(console, summary)
-    _show_doubts(console, summary.table, rows)
+    _show_doubts(console, summary, rows)
+
+
+def _is_unsure_among_others(row: Row) -> bool:
+    """Tell whether a speedup alone would have a verdict: its interval leaves 1x out, and Holm does not let it count."""
+    if row.verdict is not Verdict.INCONCLUSIVE or row.speedup is None:
+        return False
+    low, high = row.speedup.low, row.speedup.high
+    return low is not None and high is not None and not low <= 1 <= high
 
 
 def _every(cells: Cells) -> Sequence[Row]:
@@ -153,7 +171,7 @@ def _cells(every: Cells, row: Row, marks: Mapping[Doubt, str]) -> Iterable[str]:
     yield sentences.digits(row.throughput.value / 1000) if row.throughput else "-"
     yield sentences.energy(row.energy_joules)
     yield _speedup(row, is_baseline=is_baseline)
-    yield str(row.verdict or ("baseline" if is_baseline else "-" if row.may_rank else row.outcome))
+    yield _verdict(row, is_baseline=is_baseline)
     yield sentences.accuracy(row)
     yield _doubted(row, every.opposite(row), marks)
 
@@ -165,6 +183,12 @@ def _doubted(row: Row, baseline: Row | None, marks: Mapping[Doubt, str]) -> str:
         for side in (row, baseline)
     )
     return " ".join(filter(None, [own, f"({theirs})" if theirs else ""])) or "none"
+
+
+def _verdict(row: Row, *, is_baseline: bool) -> str:
+    if row.verdict is not None:
+        return f"{row.verdict}{UNSURE if _is_unsure_among_others(row) else ''}"
+    return "baseline" if is_baseline else "-" if row.may_rank else str(row.outcome)
 
 
 def _speedup(row: Row, *, is_baseline: bool) -> str:
@@ -194,11 +218,11 @@ def _show_failures(console: Console, summary: Summary) -> None:
         _say(console, f"  and {len(told) - MAX_REASONS} more reasons, in cells.csv")
 
 
-def _show_doubts(console: Console, cells: Cells, rows: Sequence[Row]) -> None:
+def _show_doubts(console: Console, summary: Summary, rows: Sequence[Row]) -> None:
     """Explain the doubts that stand in the table."""
-    told = _told(cells, rows)
+    told = _told(summary.table, rows)
     marks = _marks(told)
     if marks:
         _say(console, "\nDoubts about the numbers in the table (in brackets: about the baseline's)", "bold")
     for doubt, mark in marks.items():
-        _say(console, f"  {mark}  {doubt}: {explain(doubt, told)}")
+        _say(console, f"  {mark}  {doubt}: {explain(doubt, summary.plan.work.device, told)}")

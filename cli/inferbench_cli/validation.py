@@ -1,6 +1,6 @@
 """What `inferbench validate` finds beyond the text of a file: strategies that are left out, and a model that is wrong.
 
-Only a model in an ONNX file is looked into, and by the runner: the program itself reads YAML and nothing else.
+The runner looks at the model's files; the program itself reads YAML and nothing else.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from inferbench_contract.errors import InferbenchError
 from inferbench_contract.places import Place
 from inferbench_contract.plan import Plan, expand
 from inferbench_contract.sentences import counted
-from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.spec import InferenceBenchmark, ModelSpec, WeightsFile
 from inferbench_contract.words import Backend
 
 MAX_STRATEGIES = 3
@@ -26,7 +26,7 @@ MAX_REASONS = 4
 
 @dataclass
 class ModelFile:
-    """Looks at the model of a benchmark where it is a file on this machine, and keeps notes of what is no mistake."""
+    """Has the model of a benchmark looked at on this machine, and keeps notes of what is no mistake."""
 
     file: Path
     """The benchmark; the model's path starts from its folder."""
@@ -34,20 +34,20 @@ class ModelFile:
 
     def mistakes(self, benchmark: InferenceBenchmark) -> Mapping[Place, str]:
         """Return what keeps every cell from being measured, by place in the benchmark."""
-        onnx = benchmark.spec.model.onnx
-        if onnx is None:
-            return {}
-        path = self.file.parent / onnx.path
-        if not path.is_file() or not os.access(path, os.R_OK):
-            self._note_what_is_not_here(path)
-            return {}
+        model = benchmark.spec.model
+        for source, named in _paths(model).items():
+            path = self.file.parent / named
+            if not path.is_file() or not os.access(path, os.R_OK):
+                self._note_what_is_not_here(source, path)
+                if model.onnx is not None:
+                    return {}
         return self._look(benchmark) if _is_read(expand(benchmark)) else {}
 
-    def _note_what_is_not_here(self, path: Path) -> None:
+    def _note_what_is_not_here(self, source: str, path: Path) -> None:
         """Only note it: on a cluster the path starts from a volume."""
         what = "a file that cannot be read is" if path.is_file() else "there is no file"
         self.notes.append(
-            f"spec.model.onnx.path: {what} {path}, which a run on this machine reads. On a cluster the path starts "
+            f"spec.model.{source}.path: {what} {path}, which a run on this machine reads. On a cluster the path starts "
             "from the models volume."
         )
 
@@ -55,10 +55,18 @@ class ModelFile:
         try:
             found = machine.look_into(_request(self.file, benchmark))
         except InferbenchError as error:
-            self.notes.append(f"spec.model.onnx.path: the file was not looked into: {error}")
+            self.notes.append(f"spec.model.{benchmark.spec.model.source}: it was not looked into: {error}")
             return {}
         self.notes += [f"{'.'.join(map(str, place))}: {sentence}" for place, sentence in found["notes"]]
         return {tuple(place): sentence for place, sentence in found["mistakes"]}
+
+
+def _paths(model: ModelSpec) -> Mapping[str, str]:
+    """Return the file that a model names, by where it stands in the model."""
+    if model.onnx is not None:
+        return {"onnx": model.onnx.path}
+    weights = model.torchvision.weights if model.torchvision is not None else None
+    return {"torchvision.weights": weights.path} if isinstance(weights, WeightsFile) else {}
 
 
 def _is_read(plan: Plan) -> bool:

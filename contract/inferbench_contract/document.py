@@ -206,9 +206,24 @@ def _nodes(text: str) -> Iterator[yaml.Node]:
                 yield node
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise _BadYamlError(mark.line + 1 if mark else 1, _in_plain_words(error)) from error
+        found = _BadYamlError(mark.line + 1 if mark else 1, _in_plain_words(error))
+        raise (_glued(text, mark) if mark and COLON_TO_BLAME.search(str(found)) else None) or found from error
     except ValueError as error:  # a number in an escape or in %YAML that is none
         raise _BadYamlError(loader.line + 1, f"found what is not YAML: {_cut(str(error))}.") from error
+
+
+COLON_TO_BLAME = re.compile("mapping values|':'")
+GLUED = re.compile(r"[\s-]*[A-Za-z]\w*:[^\s/].*")
+
+
+def _glued(text: str, mark: yaml.Mark) -> _BadYamlError | None:
+    """Blame a line whose value follows its colon at once: that is text to YAML, which goes on to the next colon."""
+    *before, last = text.split("\n")[: mark.line + 1]
+    told = [(i, line) for i, line in enumerate((*before, last[: mark.column]), start=1) if line.strip()]
+    glued = [(i, line.strip()) for i, line in told[-2:] if GLUED.fullmatch(line)]
+    return next(
+        (_BadYamlError(i, f"found {_cut(line)}, expected a space behind the colon.") for i, line in glued), None
+    )
 
 
 def _in_plain_words(error: yaml.MarkedYAMLError) -> str:
@@ -256,7 +271,10 @@ class _Reader:
             return [self.value(item, (*place, i)) for i, item in enumerate(node.value)]
         value = _scalar(node)
         if isinstance(value, _Unclear):
-            self.mistakes[place] = f"{value.found}, expected {_in_words(schema.at(place), IN_QUOTES)}."
+            wanted = schema.at(place)
+            meant = _meant(wanted, node.value) if isinstance(node, yaml.ScalarNode) else None
+            expected = _in_words(wanted, "" if meant else IN_QUOTES)
+            self.mistakes[place] = f"{value.found}, expected {expected}{_ask(meant)}"
             return None
         return value
 
@@ -361,7 +379,8 @@ def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     """Say in our words what pydantic found; its own never reach anybody."""
     place = tuple(step for step in details["loc"][:MAX_DEPTH] if step not in NOT_IN_THE_FILE)
     kind, context = details["type"], details.get("ctx", {})
-    wanted = _in_words(schema.at(place), kind)
+    meant = _meant(schema.at(place), details["input"])
+    wanted = _in_words(schema.at(place), "" if meant else kind)
     if isinstance(cause := context.get("error"), Mistakes):
         yield from ((place + inner, sentence) for inner, sentence in cause.found.items())
         if cause.besides is not None:  # the last word at a place: what a value is comes before what it goes with
@@ -376,7 +395,8 @@ def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     elif "actual_length" in context and kind in {"too_long", "too_short"}:
         yield place, f"found {context['actual_length']:,} items, expected {wanted}."
     else:
-        yield place, f"found {'nothing' if kind == 'missing' else _shown(details['input'])}, expected {wanted}."
+        found = "nothing" if kind == "missing" else _shown(details["input"])
+        yield place, f"found {found}, expected {wanted}{_ask(meant)}"
 
 
 def _known_fields(place: Place) -> str:
@@ -396,10 +416,42 @@ MIN_PART = 4
 
 def _near(word: str, known: Sequence[str]) -> str | None:
     """Choose what a word most likely stands for: what it begins, what it is a part of, or what is spelt alike."""
+    if len(word) > MAX_SHOWN:  # spelt like nothing, and it would take long to find that out
+        return None
     begun = [name for name in known if name.startswith(word)]
     held = [name for name in known if word in name]
     spelt = difflib.get_close_matches(word, known, n=1)
     return next(iter([*begun, *held, *spelt] if len(word) >= MIN_PART else spelt), None)
+
+
+OTHER_NAMES = {
+    "float32": "fp32", "float16": "fp16", "half": "fp16", "bfloat16": "bf16", "float8": "fp8", "fp32": "float32",
+    "fp16": "float16", "cuda": "gpu",
+}  # fmt: skip
+"""What PyTorch calls a precision or a device, and what a precision is called as the type of an input."""
+
+FACTOR_SIGN = "x"
+
+
+def _meant(wanted: schema.Schema, found: object) -> str | None:
+    """Guess which value was meant by one that is none: a choice that is spelt alike, a factor without its sign."""
+    if "enum" in wanted and isinstance(found, str):
+        return _choice(found.lower(), wanted["enum"])
+    if not isinstance(found, str | int) or not any(each.endswith(FACTOR_SIGN) for each in wanted.get("examples", ())):
+        return None
+    factor = f"{found}{FACTOR_SIGN}"
+    return factor if re.match(wanted["pattern"], factor) else None
+
+
+def _choice(word: str, choices: Sequence[str]) -> str | None:
+    """Choose by another name or by spelling; of three letters too many things are spelt alike (a tpu is no gpu)."""
+    same = next((name for name in (word, OTHER_NAMES.get(word)) if name in choices), None)
+    return _near(word, choices) if same is None and len(word) >= MIN_PART else same
+
+
+def _ask(meant: str | None) -> str:
+    """End a sentence with a question where something else was meant."""
+    return "." if meant is None else f": did you mean {meant}?"
 
 
 IN_QUOTES = "string_type"

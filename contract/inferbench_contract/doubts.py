@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from inferbench_contract.cells import Row
-from inferbench_contract.words import Doubt, ThrottleReason
+from inferbench_contract.words import Device, Doubt, ThrottleReason
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,6 +15,8 @@ class Explanation:
 
     meaning: str
     advice: str
+    on_cpu: str = ""
+    """The meaning where no GPU is measured, if it has other words then."""
 
 
 EXPLANATIONS: Mapping[Doubt, Explanation] = {
@@ -28,6 +30,7 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
         "for heat or power.",
         "Give the container whole CPUs (requests equal to limits) and as many threads as it has CPUs; let the machine "
         "cool down, or raise its power limit.",
+        on_cpu="The processor was slowed down while this was measured: a CPU quota ran out.",
     ),
     Doubt.DRIFTED: Explanation(
         "The last third of a round's calls took clearly longer or shorter than its first third, calls back to back "
@@ -35,11 +38,14 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
         "cell than before it: the machine changed.",
         "Look for work that came and went on this machine, heat, or clocks that were still rising; then measure again "
         "with more rounds.",
+        on_cpu="The last third of a round's calls took clearly longer or shorter than its first third, or calls back "
+        "to back took over 1.5 times as long as single ones: the machine changed.",
     ),
     Doubt.NOISY_NEIGHBOUR: Explanation(
         "Other processes or other virtual machines took more than 5% of this machine's CPU time meanwhile, or others "
         "used the GPU.",
         "Stop what else runs here, or take a machine of its own; more rounds help if the neighbours come and go.",
+        on_cpu="Other processes or other virtual machines took more than 5% of this machine's CPU time meanwhile.",
     ),
     Doubt.LAUNCH_BOUND: Explanation(
         "Starting the work took the host more than 80% of the time the GPU needed for it: this measures the host's "
@@ -66,10 +72,11 @@ EXPLANATIONS: Mapping[Doubt, Explanation] = {
 }
 
 
-def explain(doubt: Doubt, rows: Iterable[Row] = ()) -> str:
+def explain(doubt: Doubt, device: Device, rows: Iterable[Row] = ()) -> str:
     """Say what was seen, how much it was at most in some cells where that is known, and what to do about it."""
     explanation = EXPLANATIONS[doubt]
-    return f"{explanation.meaning}{_seen(doubt, tuple(rows))} {explanation.advice}"
+    meaning = (explanation.on_cpu if device is Device.CPU else "") or explanation.meaning
+    return f"{meaning}{_seen(doubt, tuple(rows))} {explanation.advice}"
 
 
 def _seen(doubt: Doubt, rows: Sequence[Row]) -> str:

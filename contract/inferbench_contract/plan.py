@@ -126,10 +126,10 @@ class Plan(BaseModel):
 
     @cached_property
     def unsupported_cells(self) -> Mapping[Cell, str]:
-        """The cells that nothing measures, with the reason."""
+        """The cells that nothing measures, with the reason, by the names of their strategies: a plan keeps no order."""
         return {
             Cell(Strategy.parse(strategy), batch_size): reason
-            for strategy, reason in self.unsupported.items()
+            for strategy, reason in sorted(self.unsupported.items())
             for batch_size in self.batch_sizes
         }
 

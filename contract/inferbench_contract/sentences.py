@@ -34,7 +34,12 @@ def energy(joules: float | None) -> str:
 
 
 def digits(value: float) -> str:
-    """Write a number with three digits, and all digits before the point: 0.12, 4.56, 45.1, 812, 12,345."""
+    """Write a number with three digits, and all digits before the point: 0.12, 4.56, 45.1, 812, 12,345.
+
+    What is too small for them is no zero.
+    """
+    if 0 < value < 0.005:
+        return "<0.01"
     if value >= 99.95:
         return f"{value:,.0f}"
     return f"{value:.1f}" if value >= 9.995 else f"{value:.2f}"
@@ -45,16 +50,31 @@ def counted(number: int, name: str, plural: str = "s") -> str:
     return f"{number} {name}" if number == 1 else f"{number} {name}{plural}"
 
 
-def interval(low: float | None, high: float | None, unit_ns: float) -> str:
-    """Write both ends in the unit of the value that stands before them; empty without an interval."""
-    return "" if low is None or high is None else f"{digits(low / unit_ns)} to {digits(high / unit_ns)}"
+MAX_REACH = 1000
+"""Times the value, or as many times less: where an interval ends farther away says nothing but that it is far away."""
+
+
+def interval(estimate: Estimate, unit: float) -> str:
+    """Write both ends in the unit of the value that stands before them: `44.0 to 46.2`; empty without an interval."""
+    if estimate.low is None or estimate.high is None:
+        return ""
+    if _reach(estimate) > MAX_REACH:
+        return f"±>{MAX_REACH}x"
+    return f"{digits(estimate.low / unit)} to {digits(estimate.high / unit)}"
+
+
+def _reach(estimate: Estimate) -> float:
+    """Return how many times larger or smaller than the value the farther end of the interval is; 1 without one."""
+    if estimate.low is None or estimate.high is None:
+        return 1.0
+    return max(estimate.high / estimate.value, estimate.value / estimate.low)
 
 
 def latency(estimate: Estimate | None) -> str:
     """Write a latency with its interval: `45.1 ms (44.0 to 46.2)`."""
     if estimate is None:
         return "-"
-    ends = interval(estimate.low, estimate.high, _unit(estimate.value)[1])
+    ends = interval(estimate, _unit(estimate.value)[1])
     return f"{duration(estimate.value)} ({ends})" if ends else duration(estimate.value)
 
 
@@ -62,15 +82,13 @@ def ratio(estimate: Estimate | None) -> str:
     """Write a ratio with its interval: `1.31x (1.22 to 1.41)`."""
     if estimate is None:
         return "-"
-    ends = interval(estimate.low, estimate.high, 1.0)
+    ends = interval(estimate, 1.0)
     return f"{digits(estimate.value)}x ({ends})" if ends else f"{digits(estimate.value)}x"
 
 
 def spread(estimate: Estimate | None) -> str:
     """Write how far the interval reaches on its longer side: `±2.1%`; empty without an interval."""
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return ""
-    return f"±{percent(max(estimate.high / estimate.value, estimate.value / estimate.low) - 1)}"
+    return "" if estimate is None or estimate.low is None else f"±{percent(_reach(estimate) - 1)}"
 
 
 MAX_SPREAD = 0.5
@@ -90,9 +108,7 @@ def short_ratio(estimate: Estimate | None) -> str:
 
 
 def _is_wide(estimate: Estimate | None) -> bool:
-    if estimate is None or estimate.low is None or estimate.high is None:
-        return False
-    return max(estimate.high / estimate.value, estimate.value / estimate.low) - 1 > MAX_SPREAD
+    return estimate is not None and _reach(estimate) - 1 > MAX_SPREAD
 
 
 def percent(share: float) -> str:
@@ -175,7 +191,7 @@ def _best(best: Best) -> str:
         return f"{winner} is fastest, {ratio(best.margin)} as fast as {other}, the next.".replace("x (", " times (", 1)
     apart = best.at_most_apart or 0.0
     if apart > MAX_ADVISED_COST:
-        longer = f"one may take up to {digits(1 + apart)} times as long as the other"
+        longer = f"one may take {_up_to(1 + apart)} times as long as the other"
         return f"{winner} and {other} cannot be told apart by these rounds: {longer}. {MEASURE_MORE}"
     same = "the same" if best.verdict is Verdict.TIE else "not distinguishable on this machine"
     return f"{winner} and {other} are {same}: at most {percent(apart)} apart.{_advice(best)}"
@@ -270,11 +286,15 @@ def _advice(best: Best) -> str:
     if best.simplest is None:
         return ""
     if recommended(best) is None:
-        return f" {best.simplest} is simpler, and may take {digits(1 + _cost(best))} times as long. {MEASURE_MORE}"
+        return f" {best.simplest} is simpler, and may take {_up_to(1 + _cost(best))} times as long. {MEASURE_MORE}"
     if best.simplest_margin is None:
         return f" Take {best.simplest}: it is the simpler one too."
     longer = f"it takes at most {percent(_cost(best))} longer"
     return f" Take {best.simplest}, the simplest that cannot be told from the best: {longer}."
+
+
+def _up_to(factor: float) -> str:
+    return f"over {MAX_REACH}" if factor > MAX_REACH else f"up to {digits(factor)}"
 
 
 def expectation(judged: Judged) -> str:

@@ -463,7 +463,7 @@ class Expectation(Model):
     than: OperandText | None = None
     """What takes more time."""
     by: Factor | None = None
-    """How many times as long it takes at least; without it 1x."""
+    """What the ratio has to be larger than; without it 1x."""
     grows_with_batch_size: Boolean = False
     """Instead says: the lead of `faster` is larger at the largest batch size than at the smallest."""
     by_more_than: Comparison | None = None

@@ -227,13 +227,23 @@ def _finished(plan: Plan, results: Sequence[SweepResult]) -> int:
 
 def _spent(results: Sequence[SweepResult]) -> Spent:
     timed = [r for r in results if r.started_ms is not None and r.finished_ms is not None]
-    inside = sum((r.finished_ms or 0) - (r.started_ms or 0) for r in timed)
     wall = max((r.finished_ms or 0 for r in timed), default=0) - min((r.started_ms or 0 for r in timed), default=0)
-    every = [cell for result in timed for cell in result.cells]
-    preparing = sum(r.prepare_ms or 0 for r in timed) + sum(c.prepare_ms or 0 for c in every)
-    warming_up, measuring = sum(c.warmup_ms or 0 for c in every), sum(c.measure_ms or 0 for c in every)
-    other = inside - preparing - warming_up - measuring
-    return Spent(*(round(max(0, ms) / 1000) for ms in (preparing, warming_up, measuring, other, wall - inside)))
+    parts = [sum(part) for part in zip((0, 0, 0, 0), *map(_parts_ms, timed), strict=True)]
+    return Spent(*(round(max(0, ms) / 1000) for ms in (*parts, wall - sum(parts))))
+
+
+def _parts_ms(result: SweepResult) -> tuple[int, int, int, int]:
+    """Return how long a sweep prepared, warmed up, measured, and did anything else.
+
+    Calls that take longer than the sweep lasted are a script's (the backend `fake`), and nobody waited for them.
+    """
+    inside = (result.finished_ms or 0) - (result.started_ms or 0)
+    preparing = (result.prepare_ms or 0) + sum(cell.prepare_ms or 0 for cell in result.cells)
+    warming_up = sum(cell.warmup_ms or 0 for cell in result.cells)
+    measuring = sum(cell.measure_ms or 0 for cell in result.cells)
+    if warming_up + measuring > inside:
+        return 0, 0, 0, inside
+    return preparing, warming_up, measuring, inside - preparing - warming_up - measuring
 
 
 def _fitted(summary: Summary) -> dict[str, Any]:

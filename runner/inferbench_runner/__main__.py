@@ -1,6 +1,6 @@
 """The runner program: `sweep` and `pod` measure a sweep of a plan; `backends` and `environment` tell of this machine.
 
-`export` hands a measured cell over, `look` looks into an ONNX file.
+`export` hands a measured cell over, `look` looks at a model's files.
 
 Exit statuses: 0 every cell has an outcome; 43 the plan or the arguments are wrong; 44 an environment fault;
 143 it was asked to stop (SIGTERM) and delivered what it had.
@@ -14,7 +14,8 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,12 @@ from inferbench_contract.capabilities import support
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, ResultError
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
+from inferbench_contract.spec import ModelSpec, WeightsFile
 from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
 from inferbench_runner import artifacts, backends, environment, garbage, lifeline, pod, privacy, sinks, sweep
+
+MODEL_FOLDER_HELP = "what relative paths of the model start from"
 
 
 def main() -> int:
@@ -54,15 +58,19 @@ def _parser() -> argparse.ArgumentParser:
     measure.add_argument("--plan", type=Path, required=True)
     measure.add_argument("--index", type=int, required=True)
     measure.add_argument("--output", type=Path, required=True, help="folder for results/, samples/ and logs/")
-    measure.add_argument("--model-folder", type=Path, required=True, help="what relative paths of the model start from")
+    measure.add_argument("--model-folder", type=Path, required=True, help=MODEL_FOLDER_HELP)
+    measure.add_argument("--model-sha256", help="of the model's files; nothing is measured where they have another")
     measure.set_defaults(run=_sweep)
     commands.add_parser("pod", help="measure the sweep that a pod's environment names").set_defaults(run=_pod)
     tell = commands.add_parser("backends", help="what works on this machine, as JSON")
     tell.add_argument("--device", type=Device, choices=list(Device), default=Device.CPU)
     tell.set_defaults(run=_backends)
     commands.add_parser("export", help="hand a measured cell over; reads JSON").set_defaults(run=_export)
-    commands.add_parser("look", help="what is wrong with an ONNX file; reads JSON").set_defaults(run=_look)
-    commands.add_parser("environment", help="this machine, as JSON").set_defaults(run=_environment)
+    commands.add_parser("look", help="what is wrong with a model's files; reads JSON").set_defaults(run=_look)
+    describe = commands.add_parser("environment", help="this machine, as JSON; with a plan what it means for it too")
+    describe.add_argument("--plan", type=Path)
+    describe.add_argument("--model-folder", type=Path, default=Path(), help=MODEL_FOLDER_HELP)
+    describe.set_defaults(run=_environment)
     return parser
 
 
@@ -71,6 +79,7 @@ def _sweep(arguments: argparse.Namespace) -> int:
     if not 0 <= arguments.index < len(plan.sweeps):
         raise InferbenchError(f"--index is {arguments.index}; the plan has sweeps 0 to {len(plan.sweeps) - 1}")
     wanted = plan.sweeps[arguments.index]
+    _require_same_model(plan, arguments)
     file = arguments.output / "results" / f"{wanted.index}.json"
 
     def deliver(result: SweepResult) -> None:
@@ -78,6 +87,26 @@ def _sweep(arguments: argparse.Namespace) -> int:
 
     sweep.run(plan, wanted, deliver, _place(arguments), _previous(file, plan, wanted))
     return 0
+
+
+def _require_same_model(plan: Plan, arguments: argparse.Namespace) -> None:
+    """Refuse to put rounds of one model beside those of another: somebody may work on it while it is measured."""
+    begun_with = arguments.model_sha256
+    if begun_with is not None and _model_digest(plan.work.model, arguments.model_folder.absolute()) != begun_with:
+        raise EnvironmentFault(
+            f"The model in {arguments.model_folder.absolute()} was changed while it was measured, so the run ends "
+            "here. What is measured is of the old one: put that back and run again to go on, or start over with "
+            "--fresh."
+        )
+
+
+def _model_digest(model: ModelSpec, folder: Path) -> str | None:
+    """Hash a model's files. Where torchvision has them all, NumPy is not loaded for finding none."""
+    if model.torchvision is not None and not isinstance(model.torchvision.weights, WeightsFile):
+        return None
+    from inferbench_runner import models
+
+    return models.digest(model, folder)
 
 
 def _pod(_: argparse.Namespace) -> int:
@@ -147,16 +176,29 @@ def _export(_: argparse.Namespace) -> int:
 
 
 def _look(_: argparse.Namespace) -> int:
-    from inferbench_runner import onnx_faults
+    from inferbench_runner import model_faults, onnx_faults
 
-    found = onnx_faults.find(onnx_faults.Request.model_validate_json(sys.stdin.read()))
+    found = model_faults.find(onnx_faults.Request.model_validate_json(sys.stdin.read()))
     print(found.model_dump_json())
     return 0
 
 
-def _environment(_: argparse.Namespace) -> int:
-    print(json.dumps(environment.describe().as_dict()))
+def _environment(arguments: argparse.Namespace) -> int:
+    told = environment.describe().as_dict()
+    if arguments.plan is not None:
+        plan = plans.load(arguments.plan.read_text(), str(arguments.plan))
+        told["modelSha256"] = _model_digest(plan.work.model, arguments.model_folder.absolute())
+        told["unsupportedHere"] = dict(_unsupported_here(plan))
+    print(json.dumps(told))
     return 0
+
+
+def _unsupported_here(plan: Plan) -> Iterator[tuple[str, str]]:
+    """Yield what this machine cannot do of a plan, each strategy with its reason, in the order of the plan."""
+    for strategy, wanted in {each.strategy: each for each in plan.sweeps}.items():
+        with suppress(EnvironmentFault):  # without the device nothing works: the first sweep says so, and ends the run
+            if (reason := sweep.unsupported_here(plan, wanted)) is not None:
+                yield str(strategy), reason
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from inferbench_contract import plan as plans
 from inferbench_contract.accuracy import limits_for
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
 from inferbench_contract.plan import Plan
+from inferbench_contract.sentences import counted
 from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
 from inferbench_runner import (
     artifacts,
@@ -65,6 +66,11 @@ NOT_NEEDED: Final[Mapping[str, frozenset[str]]] = {
 }
 """What took part in the measurement, or may have, and is not imported by a loader."""
 
+FOR_CPUS: Final = {"onnxruntime-gpu": "onnxruntime"}
+"""The same library in the same version without what only a GPU needs: a tenth of the size, and on all platforms."""
+
+OTHER_FOLDER: Final = "name the folder that its paths start from: --model-folder FOLDER."
+
 CHECKED_EXAMPLES: Final = 8
 """Kept with their reference answers; a larger batch is filled with them again and again."""
 
@@ -83,7 +89,7 @@ class Request(BaseModel):
     model_folder: Path
     """What relative paths in the model start from."""
     model_sha256: str | None
-    """Of the model's file when it was measured; None where the model is no file."""
+    """Of the model's files when it was measured (`models.digest`); None where it has none, or nobody wrote it down."""
     cache: Path
     output: Path
     """A folder that does not exist yet, or is empty."""
@@ -112,7 +118,7 @@ def make(request: Request) -> Mapping[str, Any]:
 
     Raises:
         PlanError: the plan has no such cell.
-        InferbenchError: the model's file is another one now, the output folder holds something, or the artefact is
+        InferbenchError: the model's files are gone or others now, the output folder holds something, or the artefact is
             gone from the cache and cannot be made again.
         EnvironmentFault: the disk is full or not to be written.
     """
@@ -173,14 +179,19 @@ def _cell(plan: Plan, request: Request) -> Cell:
 
 
 def _require_same_model(plan: Plan, request: Request) -> None:
-    """Refuse a model's file that is not the one that was measured."""
-    if request.model_sha256 is None:
-        return
-    [file, *_] = models.files(plan.work.model, request.model_folder)
-    if artifacts.digest(file) != request.model_sha256:
+    """Refuse a model whose files are not here, or are not those that were measured."""
+    try:
+        found = models.digest(plan.work.model, request.model_folder)
+    except InferbenchError as error:
+        raise InferbenchError(f"{error} If it is elsewhere, {OTHER_FOLDER}") from error
+    if request.model_sha256 not in (None, found):
+        [file, *others] = models.files(plan.work.model, request.model_folder)
+        are_not = (
+            f"and {counted(len(others), 'other file')} of the model are not those" if others else "is not the file"
+        )
         raise InferbenchError(
-            f"{file} is not the file that was measured. Name the folder that paths of the model start from: "
-            "--model-folder FOLDER."
+            f"{file} {are_not} that {'were' if others else 'was'} measured. Measure it as it is now "
+            f"(`inferbench run FILE --fresh`), or {OTHER_FOLDER}"
         )
 
 
@@ -342,9 +353,16 @@ def _requirements(task: CellTask, content: Content) -> Iterator[str]:
     if content.loader == "torch_recipe" and not content.session["quantised"]:
         left_out |= {"torchao"}
     for name, version in {**libraries, **backends.find(task.backend).versions()}.items():
-        public, _, local = version.partition("+")
         if name not in left_out:
-            yield f"{name}=={public}{f'  # measured: {version}' if local else ''}"
+            yield _requirement(name, version, task.device)
+
+
+def _requirement(name: str, version: str, device: Device) -> str:
+    """Require what is on pip's own index and enough for the device; tell what was measured where that is another."""
+    wanted = FOR_CPUS.get(name, name) if device is Device.CPU else name
+    measured = version if wanted == name else f"{name} {version}"
+    required = f"{wanted}=={version.partition('+')[0]}"
+    return required if required == f"{name}=={version}" else f"{required}  # measured: {measured}"
 
 
 def _described(task: CellTask, content: Content) -> dict[str, Any]:

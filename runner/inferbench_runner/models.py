@@ -5,6 +5,7 @@ PyTorch is imported inside the functions that need it, so that finding a model's
 
 from __future__ import annotations
 
+import ast
 import difflib
 import importlib
 import inspect
@@ -12,6 +13,7 @@ import mmap
 import re
 import socket
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
@@ -46,10 +48,26 @@ ResNet-50's answers (39 % in its last layer), where a gate sees nothing; with a 
 INCEPTIONS: Final = ("googlenet", "inception_v3")
 """Their builders have arguments of their own: heads that serve training only, a second normalisation of images."""
 
+INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
+"""Folders that pip installs into, here or on Debian."""
+
 
 def identity(model: ModelSpec, folder: Path) -> dict[str, Any]:
     """Return what a model is, with the hashes of the files that it is made of."""
-    return {**model.model_dump(mode="json"), "files": [artifacts.digest(file) for file in files(model, folder)]}
+    return {**model.model_dump(mode="json"), "files": _hashes(model, folder)}
+
+
+def digest(model: ModelSpec, folder: Path) -> str | None:
+    """Return one hash of the files that a model is made of; None where it is known by its name and a version."""
+    hashes = _hashes(model, folder)
+    return artifacts.key({"files": hashes}) if len(hashes) > 1 else next(iter(hashes), None)
+
+
+def _hashes(model: ModelSpec, folder: Path) -> Sequence[str]:
+    try:
+        return [artifacts.digest(file) for file in files(model, folder)]
+    except OSError as error:
+        raise InferbenchError(f"The model's file {error.filename} cannot be read: {error.strerror}.") from error
 
 
 def files(model: ModelSpec, folder: Path) -> Sequence[Path]:
@@ -72,17 +90,23 @@ def existing(folder: Path, path: str, field: str) -> Path:
 
 
 def onnx_files(file: Path) -> Sequence[Path]:
-    """Return an ONNX file and the files beside it that hold its tensors.
+    """Return an ONNX file and the files beside it that hold its tensors."""
+    return (file, *(tensors for tensors in _tensor_files(file) if tensors.is_file()))
 
-    Found by how protobuf writes the entry ("location", name), so that nobody needs the library to know a model's hash.
-    """
+
+def missing_tensor_files(file: Path) -> Sequence[Path]:
+    """Return the files that should stand beside an ONNX file and hold its tensors, and do not."""
+    return [tensors for tensors in _tensor_files(file) if not tensors.is_file()]
+
+
+def _tensor_files(file: Path) -> Sequence[Path]:
+    """Find them by how protobuf writes the entry ("location", name): a model's hash takes no library then."""
     if file.stat().st_size == 0:
-        return (file,)
+        return ()
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as content:
         entries = re.finditer(rb"\n\x08location\x12([\x01-\x7f])", content)
         named = {bytes(content[entry.end() : entry.end() + entry[1][0]]) for entry in entries}
-    beside = [file.parent / name.decode(errors="replace") for name in sorted(named)]
-    return (file, *(tensors for tensors in beside if tensors.is_file()))
+    return [file.parent / name.decode(errors="replace") for name in sorted(named)]
 
 
 def initial_state(model: ModelSpec, folder: Path, cache: Path) -> Mapping[str, Tensor]:
@@ -355,21 +379,66 @@ def _without_training_heads(model: TorchvisionModel, state: Mapping[str, Tensor]
 
 
 def _sources(model: PythonModel, folder: Path) -> Sequence[Path]:
-    """Return the Python files of the package that a factory stands in; what that imports from elsewhere is not seen."""
-    file = _module_file(model.factory.partition(":")[0], folder)
-    top = file.parent if file.name == "__init__.py" else None
-    return sorted(top.rglob("*.py")) if top is not None else (file,)
+    """Return the Python files of the package that a factory stands in, and of what these import from beside it.
+
+    They are read and not imported. What stands elsewhere is not seen, nor what a name at run time imports or opens.
+    """
+    first = _top_module(model.factory.partition(":")[0], folder)
+    seen, to_read = {first.name: first}, [first]
+    while to_read and _is_ours(_place(first)):
+        names = {name for file in _python_files(to_read.pop()) for name in _imported(file)}
+        others = (_find(name, folder) for name in sorted(names - seen.keys() - sys.stdlib_module_names))
+        beside = {other.name: other for other in others if other is not None and _place(other) == _place(first)}
+        seen |= beside
+        to_read += beside.values()
+    return [file for module in seen.values() for file in _python_files(module)]
 
 
-def _module_file(module: str, folder: Path) -> Path:
+def _top_module(module: str, folder: Path) -> ModuleSpec:
     """Find the top package of a module without importing anything."""
-    found: ModuleSpec | None = PathFinder.find_spec(module.partition(".")[0], [*sys.path, str(folder)])
+    found = _find(module.partition(".")[0], folder)
     if found is None or found.origin is None:
         raise InferbenchError(
             f"spec.model.python.factory names the module {module}, and there is none. "
             f"It has to stand in {folder} or on PYTHONPATH.",
         )
-    return Path(found.origin)
+    return found
+
+
+def _find(name: str, folder: Path) -> ModuleSpec | None:
+    return PathFinder.find_spec(name, [*sys.path, str(folder)])
+
+
+def _place(module: ModuleSpec) -> Path | None:
+    """Return the folder that a module or package stands in; None where it is built into something."""
+    first = next(iter(module.submodule_search_locations or [module.origin or ""]))
+    return Path(first).parent if first else None
+
+
+def _is_ours(place: Path | None) -> bool:
+    """Tell whether a person writes there: what pip installs is known by its version, and would be read for seconds."""
+    return place is not None and INSTALLED.isdisjoint(place.parts)
+
+
+def _python_files(module: ModuleSpec) -> Sequence[Path]:
+    """Return the file of a module, or all Python files of a package."""
+    if module.submodule_search_locations is None:
+        return (Path(module.origin),) if module.origin is not None else ()
+    return sorted(file for folder in module.submodule_search_locations for file in Path(folder).rglob("*.py"))
+
+
+def _imported(file: Path) -> Iterator[str]:
+    """Yield the top packages of what a file imports by name; none of what is no Python: importing it says so better."""
+    try:
+        with warnings.catch_warnings(action="ignore"):
+            tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError):
+        return
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
+            yield node.module.partition(".")[0]
 
 
 def _from_factory(model: ModelSpec, folder: Path) -> nn.Module:
@@ -379,11 +448,14 @@ def _from_factory(model: ModelSpec, folder: Path) -> nn.Module:
     if model.python is None:
         raise Unsupported("NoTorchModule: an ONNX file holds no PyTorch module.")
     module_name, _, function = model.python.factory.partition(":")
-    _module_file(module_name, folder)
+    _top_module(module_name, folder)
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     torch.manual_seed(SEED)
-    made = getattr(importlib.import_module(module_name), function)(**model.python.kwargs)
+    module = importlib.import_module(module_name)
+    if not hasattr(module, function):
+        raise InferbenchError(f"spec.model.python.factory names the function {function}; {module.__file__} has none.")
+    made = getattr(module, function)(**model.python.kwargs)
     if not isinstance(made, torch.nn.Module):
         raise InferbenchError(f"{model.python.factory} returned a {type(made).__name__}; expected a torch.nn.Module.")
     return made

@@ -57,7 +57,7 @@ def find(request: Request) -> Faults:
         graph = onnx_models.read(models.existing(request.model_folder, path, "onnx.path"), with_weights=False)
     except InferbenchError as error:
         why = " ".join(str(error).split())
-        told = f'found "{path}", expected an ONNX model: {why} Export the model again, or name another file.'
+        told = f'found "{path}", expected an ONNX model: {why}'
         return Faults(mistakes=((PATH, told),))
     if mistakes := tuple(_of_inputs(graph, request.model)):
         return Faults(mistakes=mistakes)

@@ -103,9 +103,15 @@ def read(file: Path, *, with_weights: bool = True) -> Any:
         graph = onnx.load(file, load_external_data=with_weights)
         return graph if with_weights else _without_weights(graph)
     except Exception as error:
-        raise InferbenchError(
-            f"{file} is not an ONNX model: found {artifacts.beginning(file)} ({str(error)[:200]}).",
-        ) from error
+        raise InferbenchError(_why_unreadable(file, error)) from error
+
+
+def _why_unreadable(file: Path, error: Exception) -> str:
+    if missing := models.missing_tensor_files(file):
+        names = ", ".join(each.name for each in missing)
+        return f"{file} keeps its weights in {names}, and {file.parent} has no such file. Put both into one folder."
+    found = f"{file} is not an ONNX model: found {artifacts.beginning(file)} ({str(error)[:200]})."
+    return f"{found} Export the model again, or name another file."
 
 
 def _without_weights(graph: Any) -> Any:

@@ -79,6 +79,9 @@ EXPORT_LIBRARIES: Final = ("onnx", "onnxscript")
 ONNX_LIBRARIES: Final = ("onnx", "onnxruntime", "onnxruntime-gpu")
 """What decides the content of artifacts, each installed one with its version."""
 
+IMAGE_RANK: Final = 3
+"""Of an input's shape without the batch: channels, height, width. One that is longer and begins with 1 is suspect."""
+
 MAX_MESSAGE_CHARS: Final = 2_000
 
 
@@ -144,7 +147,7 @@ def main(arguments: Sequence[str]) -> int:
         answer = {"error": {"kind": _kind(error), "message": _message(error)}}
     except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
         traceback.print_exc()
-        answer = {"error": {"kind": _kind(error), "message": _message(error)}}
+        answer = {"error": {"kind": _kind(error), "message": f"{_message(error)}{_batch_in_shape(request.model)}"}}
     sinks.write_whole(Path(arguments[1]), json.dumps(answer).encode())
     return 0
 
@@ -312,6 +315,15 @@ def _kind(error: Exception) -> str:
         case Unsupported():
             return Outcome.UNSUPPORTED
     return Outcome.FAILED
+
+
+def _batch_in_shape(model: ModelSpec) -> str:
+    """Name the shapes that may hold the batch dimension: the commonest reason why a model refuses its inputs."""
+    suspects = [each for each in model.inputs if len(each.shape) > IMAGE_RANK and each.shape[0] == 1]
+    if not suspects:
+        return ""
+    told = ", ".join(f"{each.name} is {list(each.shape)}" for each in suspects)
+    return f". In spec.model.inputs {told}: leave out the batch dimension, if the 1 is that."
 
 
 def _message(error: Exception) -> str:

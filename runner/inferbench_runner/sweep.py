@@ -83,7 +83,7 @@ def run(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, previous: Swee
     """
     result = _begin(plan, sweep, previous)
     deliver(result)
-    reason = _unsupported_here(plan, sweep)
+    reason = unsupported_here(plan, sweep)
     if reason is None:
         result = _measure(plan, sweep, deliver, place, result)
     else:
@@ -119,8 +119,8 @@ def _hardware(machine: Environment, plan: Plan) -> str:
     return f"{machine.cpu_model}, {counted(_threads(plan), 'thread')}"
 
 
-def _unsupported_here(plan: Plan, sweep: Sweep) -> str | None:
-    """Ask the backend what it lacks on this machine."""
+def unsupported_here(plan: Plan, sweep: Sweep) -> str | None:
+    """Ask the backend what it lacks on this machine. Raises EnvironmentFault where it lacks the device."""
     return backends.find(sweep.strategy.backend).missing(sweep.strategy.precision, plan.work.device)
 
 

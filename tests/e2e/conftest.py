@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +15,15 @@ from tests.kubernetes.kubectl import Kubectl
 from tests.kubernetes_node import images
 from tests.kubernetes_node.node import Node, missing, node
 from tests.kubernetes_node.prometheus import Prometheus, prometheus
+
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave them to one process, which has the node; the others have the cluster's tests meanwhile."""
+    for item in items:
+        if item.path.is_relative_to(HERE):
+            item.add_marker(pytest.mark.xdist_group("node"))
 
 
 @pytest.fixture(scope="session")

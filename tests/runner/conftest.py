@@ -19,19 +19,21 @@ os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 LONGEST = (
-    "test_convert.py",
-    "test_backends.py",
-    "test_export.py",
-    "test_export_int8.py",
     "test_int8_static.py",
-    "test_layout.py",
-    "test_bad_days.py",
-    "test_gpu_benchmarks.py",
-    "test_tensorrt_rtx.py",
     "test_promises.py",
-    "test_run.py",
+    "test_bad_days.py",
+    "test_export.py",
+    "test_backends.py",
+    "test_export_int8.py",
+    "test_convert.py",
+    "test_prepare.py",
     "test_pod.py",
-    "test_precisions.py",
+    "test_run.py",
+    "test_gpu_benchmarks.py",
+    "test_torch_flags.py",
+    "test_tensorrt_rtx.py",
+    "test_bad_models.py",
+    "test_layout.py",
 )
 """They begin first: a file is one worker's, which makes its fixtures once, and a long one at the end is waited for."""
 

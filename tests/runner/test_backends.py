@@ -171,36 +171,55 @@ def with_weights(task: CellTask, weights: Path) -> Artifacts:
 
 
 @pytest.fixture(scope="module")
-def onnxruntime_cells(a_task):
-    """What ONNX Runtime answers at several batch sizes and with several options."""
+def a_fixed_task(a_task, folder):
+    """Makes the task of one cell at batch size 4, of a graph whose own batch size is 2."""
+
+    def make(backend):
+        task = a_task(backend, batch_size=4)
+        return task.model_copy(update={"artifacts": fixed(task, folder, 2)})
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def onnxruntime_cells(a_task, a_fixed_task):
+    """What ONNX Runtime answers at several batch sizes and with several options, and to a graph of another size."""
     options = [{}, {"graphOptimizationLevel": "disable"}, {"interOpThreads": 2}]
     tasks = [a_task(Backend.ONNXRUNTIME, batch_size=size) for size in (1, 5, 300)]
-    return run(*tasks, *(a_task(Backend.ONNXRUNTIME, **each) for each in options))
+    tasks += [a_task(Backend.ONNXRUNTIME, **each) for each in options]
+    *answered, refused = run(*tasks, a_fixed_task(Backend.ONNXRUNTIME))
+    return answered, refused
 
 
 class TestOnnxRuntime:
     def test_its_process_imports_no_torch(self, onnxruntime_cells):
-        assert [cell["torch"] for cell in onnxruntime_cells] == [False] * 6
+        answered, _ = onnxruntime_cells
+
+        assert [cell["torch"] for cell in answered] == [False] * 6
 
     def test_it_answers_as_the_reference_at_every_batch_size_and_with_every_option(self, onnxruntime_cells):
-        assert all(cell["accuracy"]["fault"] is None for cell in onnxruntime_cells)
-        assert max(cell["accuracy"]["relative_l2"] for cell in onnxruntime_cells) < 1e-5
-        assert [cell["shapes"]["output"][0] for cell in onnxruntime_cells] == [1, 5, 300, 4, 4, 4]
+        answered, _ = onnxruntime_cells
 
-    def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, a_task, folder):
-        task = a_task(Backend.ONNXRUNTIME, batch_size=4)
+        assert all(cell["accuracy"]["fault"] is None for cell in answered)
+        assert max(cell["accuracy"]["relative_l2"] for cell in answered) < 1e-5
+        assert [cell["shapes"]["output"][0] for cell in answered] == [1, 5, 300, 4, 4, 4]
 
-        [cell] = run(task.model_copy(update={"artifacts": fixed(task, folder, 2)}))
+    def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, onnxruntime_cells):
+        _, refused = onnxruntime_cells
 
-        assert cell["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
-        assert cell["unsupported"].endswith("or ask for batchSizes: [2].")
+        assert refused["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
+        assert refused["unsupported"].endswith("or ask for batchSizes: [2].")
 
 
 @pytest.fixture(scope="module")
 def eager_cells(a_task, a_perceptron):
-    """What PyTorch answers at fp32, bf16 and int8 to a model of convolutions, and at int8 to one of Linear layers."""
+    """What PyTorch answers at fp32, bf16 and int8 to a model of convolutions, and at int8 to one of Linear layers.
+
+    The last is what a package of the first answers at bf16, which is in the cache of all tests.
+    """
     tasks = [a_task(Backend.TORCH_EAGER, each) for each in (Precision.FP32, Precision.BF16, Precision.INT8_DYNAMIC)]
-    return run(*tasks, a_perceptron(Backend.TORCH_EAGER, Precision.INT8_DYNAMIC))
+    package = a_task(Backend.TORCH_AOT_INDUCTOR, Precision.BF16).model_copy(update={"cache": shared.cache()})
+    return run(*tasks, a_perceptron(Backend.TORCH_EAGER, Precision.INT8_DYNAMIC), package)
 
 
 @pytest.fixture(scope="module")
@@ -214,17 +233,25 @@ def compiler(folder):
 
 
 @pytest.fixture(scope="module")
-def compiled_cells(a_task, a_perceptron, folder, compiler):
-    """What compiled models answer: three that one process compiles, one at int8, and the first in a second process."""
-    tasks = [
-        a_task(Backend.TORCH_COMPILE),
-        a_task(Backend.TORCH_COMPILE, batch_size=2, freezing=True),
-        a_task(Backend.TORCH_COMPILE_MAX_AUTOTUNE, batch_size=3),
-    ]
+def compiled(a_task, folder, compiler):
+    """What a process answers that compiles and builds all, and what a second one does that finds some of it.
+
+    A model as it is, with frozen weights, as a package, and one that cannot be exported; then the first and the package
+    again. What max-autotune answers is seen in test_export.py, and 8 bits in test_export_int8.py.
+    """
+    as_it_is, package = a_task(Backend.TORCH_COMPILE), a_task(Backend.TORCH_AOT_INDUCTOR)
+    frozen = a_task(Backend.TORCH_COMPILE, batch_size=2, freezing=True)
     path = f"{compiler}:{os.environ['PATH']}"
-    tasks.append(a_perceptron(Backend.TORCH_COMPILE, Precision.INT8_DYNAMIC))
-    *cold, int8 = run(*tasks, PATH=path, COMPILER_LOG=str(folder / "first.log"))
-    return cold, int8, run(tasks[0], PATH=path, COMPILER_LOG=str(folder / "second.log"))
+    every = (as_it_is, frozen, package, a_branching_task(package, folder))
+    first = run(*every, PATH=path, COMPILER_LOG=str(folder / "first.log"))
+    return first, run(as_it_is, package, PATH=path, COMPILER_LOG=str(folder / "second.log"))
+
+
+@pytest.fixture(scope="module")
+def compiled_cells(compiled):
+    """What the compiled models answer: as it is and frozen, and the first in a second process."""
+    (*cold, _, _), (warm, _) = compiled
+    return [*cold, warm]
 
 
 class TestTorch:
@@ -235,10 +262,11 @@ class TestTorch:
         assert exact["accuracy"]["relative_l2"] < 1e-5
         assert 1e-3 < rounded["accuracy"]["relative_l2"] < 5e-2
 
-    def test_where_linear_layers_are_most_of_a_model_int8_is_int8(self, eager_cells, compiled_cells):
-        for cell in (eager_cells[-1], compiled_cells[1]):
-            assert cell["accuracy"]["fault"] is None
-            assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
+    def test_where_linear_layers_are_most_of_a_model_int8_is_int8(self, eager_cells):
+        cell = eager_cells[3]
+
+        assert cell["accuracy"]["fault"] is None
+        assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.1
 
     def test_where_they_are_not_int8_is_unsupported_with_their_share(self, eager_cells):
         told = eager_cells[2]["unsupported"]
@@ -246,15 +274,13 @@ class TestTorch:
         assert re.match(r"LinearShare: torchao quantises Linear layers, which do 0\.\d% of this", told)
 
     def test_compiled_models_answer_as_the_reference_and_a_second_process_finds_the_cache(self, compiled_cells):
-        cold, _, warm = compiled_cells
-
-        assert [cell["notes"]["compileCache"] for cell in (*cold, *warm)] == ["cold", "cold", "cold", "warm"]
-        assert all(cell["notes"]["compileNanoseconds"] > 0 for cell in (*cold, *warm))
-        assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
-        assert max(cell["accuracy"]["relative_l2"] for cell in (*cold, *warm)) < 1e-5
+        assert [cell["notes"]["compileCache"] for cell in compiled_cells] == ["cold", "cold", "warm"]
+        assert all(cell["notes"]["compileNanoseconds"] > 0 for cell in compiled_cells)
+        assert all(cell["accuracy"]["fault"] is None for cell in compiled_cells)
+        assert max(cell["accuracy"]["relative_l2"] for cell in compiled_cells) < 1e-5
 
     def test_what_the_compiler_knows_of_vectors_is_asked_once_and_a_second_process_compiles_nothing(
-        self, compiled_cells, folder
+        self, compiled, folder
     ):
         """The answer is an entry of the cache, beside the folders of cells, which hold nothing but their models."""
         first, second = ((folder / name).read_text() for name in ("first.log", "second.log"))
@@ -263,6 +289,7 @@ class TestTorch:
 
         assert len(list((folder / "cache" / _compiled.VECTORS).iterdir())) == 1
         assert questions <= {_compiled.VECTORS}
+        assert f"{folder / 'cache/inductor'}/" in first
         assert " -shared " in first
         assert " -shared " not in second
 
@@ -278,14 +305,6 @@ class TestTorch:
         assert _compiled.cache_folder(task, "default") == compiled
 
 
-@pytest.fixture(scope="module")
-def packages(a_task, folder):
-    """What packages answer that one process builds, what becomes of one that cannot be built, and a second process."""
-    exact, rounded = a_task(Backend.TORCH_AOT_INDUCTOR), a_task(Backend.TORCH_AOT_INDUCTOR, Precision.BF16)
-    *cold, refused = run(exact, rounded, a_branching_task(exact, folder))
-    return cold, refused, run(exact)
-
-
 def a_branching_task(task: CellTask, folder: Path) -> CellTask:
     """Return a task of a model without weights, whose way depends on its numbers."""
     import torch
@@ -297,13 +316,18 @@ def a_branching_task(task: CellTask, folder: Path) -> CellTask:
 
 
 class TestAotInductor:
-    def test_a_package_is_built_once_and_answers_as_the_reference_wherever_it_is_loaded(self, packages):
-        cold, _, warm = packages
+    def test_a_package_is_built_once_and_answers_as_the_reference_wherever_it_is_loaded(self, compiled):
+        (_, _, cold, _), (_, warm) = compiled
 
-        assert [cell["notes"]["compileCache"] for cell in (*cold, *warm)] == ["cold", "cold", "warm"]
-        assert all(cell["accuracy"]["fault"] is None for cell in (*cold, *warm))
-        assert cold[0]["accuracy"]["relative_l2"] == warm[0]["accuracy"]["relative_l2"] < 1e-5
-        assert 1e-3 < cold[1]["accuracy"]["relative_l2"] < 5e-2
+        assert [cell["notes"]["compileCache"] for cell in (cold, warm)] == ["cold", "warm"]
+        assert cold["accuracy"]["fault"] is warm["accuracy"]["fault"] is None
+        assert cold["accuracy"]["relative_l2"] == warm["accuracy"]["relative_l2"] < 1e-5
+
+    def test_a_package_of_bf16_is_of_bf16(self, eager_cells):
+        cell = eager_cells[-1]
+
+        assert cell["accuracy"]["fault"] is None
+        assert 1e-3 < cell["accuracy"]["relative_l2"] < 5e-2
 
     def test_what_decides_a_package_gives_it_another_name(self, a_task):
         task = a_task(Backend.TORCH_AOT_INDUCTOR)
@@ -319,30 +343,49 @@ class TestAotInductor:
         assert len(names) == 1 + len(others)
         assert torch_aot_inductor.package_key(task.model_copy(update={"round": 3})) in names
 
-    def test_a_model_that_cannot_be_exported_is_unsupported(self, packages):
+    def test_a_model_that_cannot_be_exported_is_unsupported(self, compiled):
         """Its way depends on its numbers, which no graph of static shapes can hold."""
-        _, refused, _ = packages
+        (*_, refused), _ = compiled
 
         assert refused["unsupported"].startswith("ExportFailed: PyTorch cannot export this model")
 
 
+HALVES = {Precision.BF16: 5e-4, Precision.FP16: 5e-5}
+"""The least error that shows them."""
+
+
+@pytest.fixture(scope="module")
+def openvino_cells(a_task, a_fixed_task):
+    """What OpenVINO answers, by what it is asked: batch sizes, halves, 8 bits, and what it must not take."""
+    asked = {size: a_task(Backend.OPENVINO, batch_size=size) for size in (1, 5, 300)}
+    halves = [each for each in HALVES if openvino.missing(each, Device.CPU) is None]
+    asked |= {precision: a_task(Backend.OPENVINO, precision) for precision in halves}
+    int8 = a_task(Backend.OPENVINO, Precision.INT8_STATIC)
+    told = {"onnx": int8.artifacts.onnx, "inputs": int8.artifacts.inputs, "cache": shared.cache()}
+    graph = convert.make(convert.Request(**told, precision=Precision.INT8_STATIC, target=Target.OPENVINO))
+    quantised = int8.artifacts.model_copy(update={"onnx": graph.onnx})
+    asked |= {"8 bits": int8.model_copy(update={"artifacts": quantised}), "floats under the name of 8 bits": int8}
+    asked["another size"] = a_fixed_task(Backend.OPENVINO)
+    return dict(zip(asked, run(*asked.values()), strict=True))
+
+
 class TestOpenVino:
-    def test_its_process_imports_no_torch_and_answers_as_the_reference_at_every_batch_size(self, a_task):
-        cells = run(*(a_task(Backend.OPENVINO, batch_size=size) for size in (1, 5, 300)))
+    def test_its_process_imports_no_torch_and_answers_as_the_reference_at_every_batch_size(self, openvino_cells):
+        cells = [openvino_cells[size] for size in (1, 5, 300)]
 
         assert [cell["torch"] for cell in cells] == [False] * 3
         assert all(cell["accuracy"]["fault"] is None for cell in cells)
         assert max(cell["accuracy"]["relative_l2"] for cell in cells) < 1e-5
         assert [cell["shapes"]["output"][0] for cell in cells] == [1, 5, 300]
 
-    @pytest.mark.parametrize(("precision", "least"), [(Precision.BF16, 5e-4), (Precision.FP16, 5e-5)])
-    def test_halves_are_halves_or_unsupported(self, a_task, precision, least):
-        reason = openvino.missing(precision, Device.CPU)
+    @pytest.mark.parametrize("precision", HALVES)
+    def test_halves_are_halves_or_unsupported(self, openvino_cells, precision):
+        reason, least = openvino.missing(precision, Device.CPU), HALVES[precision]
 
         if reason is not None:
             assert reason.startswith("NoKernel: this processor has no ")
         else:
-            [cell] = run(a_task(Backend.OPENVINO, precision))
+            cell = openvino_cells[precision]
             assert cell["accuracy"]["fault"] is None
             assert least < cell["accuracy"]["relative_l2"] < 100 * least
 
@@ -372,26 +415,19 @@ class TestOpenVino:
         assert theirs >= numbers.nbytes
         assert np.array_equal(session.outputs()["y"], 2 * numbers)
 
-    def test_eight_bits_are_eight_bits(self, a_task, folder):
-        task = a_task(Backend.OPENVINO, Precision.INT8_STATIC)
-        told = {"onnx": task.artifacts.onnx, "inputs": task.artifacts.inputs, "cache": folder / "cache"}
-        graph = convert.make(convert.Request(**told, precision=Precision.INT8_STATIC, target=Target.OPENVINO))
-        quantised = task.artifacts.model_copy(update={"onnx": graph.onnx})
-
-        [cell] = run(task.model_copy(update={"artifacts": quantised}))
+    def test_eight_bits_are_eight_bits(self, openvino_cells):
+        cell = openvino_cells["8 bits"]
 
         assert cell["accuracy"]["fault"] is None
         assert 1e-3 < cell["accuracy"]["relative_l2"] < 0.15
 
-    def test_a_float_graph_under_the_name_of_eight_bits_fell_back(self, a_task):
-        [cell] = run(a_task(Backend.OPENVINO, Precision.INT8_STATIC))
+    def test_a_float_graph_under_the_name_of_eight_bits_fell_back(self, openvino_cells):
+        cell = openvino_cells["floats under the name of 8 bits"]
 
         assert "OpenVINO computes no layer in 8 bits" in cell["fellBack"]
 
-    def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, a_task, folder):
-        task = a_task(Backend.OPENVINO, batch_size=4)
-
-        [cell] = run(task.model_copy(update={"artifacts": fixed(task, folder, 2)}))
+    def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, openvino_cells):
+        cell = openvino_cells["another size"]
 
         assert cell["unsupported"].startswith("FixedBatch: input image of the graph takes batches of 2")
 

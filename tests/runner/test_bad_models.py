@@ -1,11 +1,20 @@
-"""What a person is told by the real program when a model, the internet, the cache or the compiler fails them."""
+"""What a person is told by the real program when a model, the internet or the compiler fails them.
+
+The cache is in test_bad_days.py: a disk of its own can fill up.
+"""
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
+from collections.abc import Iterator
 
+import pytest
+
+from tests import programs
 from tests.programs import Place
-from tests.runner import shared, tiny, tiny_onnx
+from tests.runner import shared, tiny
 
 
 def cells(place: Place) -> dict[str, int]:
@@ -34,36 +43,39 @@ def test_without_internet_a_run_of_trained_weights_names_the_two_ways_out(place:
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_model_file_that_is_none_is_named_with_what_it_is(place: Place) -> None:
-    (place.folder / "model.onnx").write_text("<html>You are not signed in.</html>")
-    file = place.write(model={"onnx": {"path": "model.onnx"}}, backends=["onnxruntime"])
+@pytest.fixture(scope="module")
+def refused(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Place, subprocess.CompletedProcess[str]]]:
+    """A run of a file that is no model, by two backends; which other models are refused is in test_models.py."""
+    with programs.place(tmp_path_factory.mktemp("refused")) as place:
+        (place.folder / "model.onnx").write_text("<html>You are not signed in.</html>")
+        strategies = {"backends": ["onnxruntime", "openvino"], "backendOptions": {}, "batchSizes": [1, 4]}
+        file = place.write(model={"onnx": {"path": "model.onnx"}}, **strategies)
+        yield place, place.run("run", file, "--output", "out")
 
-    done = place.run("run", file, "--output", "out")
 
-    assert done.returncode == 1
-    assert f"{place.folder / 'model.onnx'} is not an ONNX model" in done.stdout + done.stderr
-    assert "begin with b'<html>You" in done.stdout + done.stderr
+def test_a_model_file_that_is_none_is_named_with_what_it_is(refused) -> None:
+    place, done = refused
+
+    assert f"{place.folder / 'model.onnx'} is not an ONNX model" in done.stderr
+    assert "begin with b'<html>You" in done.stderr
     assert "Traceback" not in done.stdout + done.stderr
 
 
-def test_a_corrupt_entry_of_the_cache_is_made_anew_and_the_run_succeeds(place: Place) -> None:
-    tiny_onnx.a_file(place.folder)
-    file = place.write(model={"onnx": {"path": "tiny.onnx"}}, backends=["onnxruntime"])
-    assert place.run("run", file, "--output", "out").returncode == 0
-    (kept,) = (place.folder / "cache").glob("reference/*/scores.npy")
-    sound = kept.read_bytes()
-    kept.write_bytes(sound[:-1] + bytes([sound[-1] ^ 1]))
+def test_a_model_that_cannot_be_prepared_ends_the_run_after_one_sweep_with_its_reason(refused) -> None:
+    """No other strategy could do better: what they all read is not there."""
+    place, done = refused
 
-    done = place.run("run", file, "--output", "out", "--fresh")
-
-    assert done.returncode == 0, done.stderr
-    assert cells(place)["measured"] == 1
-    assert kept.read_bytes() == sound
+    assert done.returncode == 1
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith("sweep "))
+    assert re.fullmatch(r"sweep 1 of 2, .*: batch 1 Failed \(.*is not an ONNX model.*\); batch 4 Failed", line)
+    assert re.match(r"inferbench: The model cannot be prepared, so no sweep can .* is not an ONNX model", done.stderr)
+    assert [file.name for file in (place.folder / "out/results").iterdir()] == ["0.json"]
 
 
 def test_without_a_compiler_its_cells_are_unsupported_and_the_others_are_measured(place: Place) -> None:
     model = tiny.a_model(place.folder, planes=16).model_dump(mode="json", exclude_none=True)
-    file = place.write(model=model, backends=["torch-eager", "torch-compile"])
+    first = {"backend": "onnxruntime", "precision": "fp32"}
+    file = place.write(model=model, backends=["torch-compile", "onnxruntime"], baseline=first, backendOptions={})
 
     poor = with_environment(place, CXX="/nowhere/c++", INFERBENCH_CACHE=str(shared.cache()))
     done = poor.run("run", file, "--output", "out")

@@ -1,4 +1,7 @@
-"""The program's other commands, as a person types them, and what they do not import."""
+"""The program's other commands, as a person types them, and what they do not import.
+
+Most are typed without a process of their own (`tests.in_process`): those that are not show that it makes no difference.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ import pytest
 from inferbench_cli import __main__ as program
 from inferbench_contract.errors import how_to_install
 from inferbench_contract.words import Backend, Precision
-from tests import documents
+from tests import documents, in_process
 from tests.programs import Place
 
 HEAVY = ("kubernetes", "numpy", "onnx", "onnxruntime", "torch", "torchvision")
@@ -42,13 +45,13 @@ class TestHelp:
         from inferbench_cli import commands
 
         for command in commands.COMMANDS:
-            done = place.run(command, "--help")
+            done = in_process.call(place, command, "--help")
 
             assert done.returncode == 0
             assert done.stdout.startswith(f"usage: inferbench {command} ")
 
     def test_the_help_of_run_explains_its_options(self, place: Place) -> None:
-        done = place.run("run", "--help")
+        done = in_process.call(place, "run", "--help")
 
         assert "inferbench-results/NAME" in done.stdout
         for option in ("--output DIR", "--fresh", "--quiet", "--json"):
@@ -58,7 +61,7 @@ class TestHelp:
         "arguments", [("walk",), ("run",), ("run", "bench.yaml", "--quiet", "--json"), ("validate",)]
     )
     def test_wrong_arguments_are_exit_status_2(self, place: Place, arguments) -> None:
-        done = place.run(*arguments)
+        done = in_process.call(place, *arguments)
 
         assert done.returncode == 2
         assert done.stdout == ""
@@ -108,7 +111,7 @@ class TestValidate:
         assert file.startswith(f"{missing}: ")
 
     def test_good_files_alone_are_exit_status_0(self, place: Place) -> None:
-        done = place.run("validate", place.write("one.yaml"), place.write("two.yaml"))
+        done = in_process.call(place, "validate", place.write("one.yaml"), place.write("two.yaml"))
 
         assert (done.returncode, done.stderr) == (0, "")
 
@@ -116,7 +119,7 @@ class TestValidate:
     def test_a_file_that_is_wrong_is_exit_status_2_for_every_command(self, place: Place, command) -> None:
         """Mistakes begin with their place in the file, as editors and other programs read it."""
         file = place.write(batchSizes=[0])
-        done = place.run(command, file)
+        done = in_process.call(place, command, file)
 
         assert done.returncode == 2
         assert re.fullmatch(rf"{file}:\d+: spec\.batchSizes\[0\]: found 0, expected an integer .*\n", done.stderr)
@@ -126,7 +129,7 @@ class TestValidate:
 class TestPlan:
     def test_the_table_lists_sweeps_in_their_order_and_says_how_long_it_may_take(self, place: Place) -> None:
         file = place.write(precisions=["fp32", "fp16"], batchSizes=[8, 1], measurement=documents.rounds(2))
-        done = place.run("plan", file)
+        done = in_process.call(place, "plan", file)
 
         rows = re.findall(r"^│ +(\d+) │ +(\d+) │ (\S+) +│ (.*?) +│$", done.stdout, re.MULTILINE)
         assert rows == [
@@ -135,25 +138,25 @@ class TestPlan:
             ("3", "2", "fake/fp16", "1, 8"),
             ("4", "2", "fake/fp32", "1, 8"),
         ]
-        assert "8 processes warm up and measure for at most 1 min together." in done.stdout
-        assert "ends everything after 2.0 h." in done.stdout
+        assert "8 processes warm up and measure for at most 16 s together." in done.stdout
+        assert "ends everything after 2 h." in done.stdout
 
     def test_what_cannot_be_measured_is_listed_with_its_reason(self, place: Place) -> None:
         """Word for word: nothing in a reason is taken for markup."""
         model = {"onnx": {"path": "model.onnx"}}
-        done = place.run("plan", place.write(model=model, backends=["fake", "torch-eager"]))
+        done = in_process.call(place, "plan", place.write(model=model, backends=["fake", "torch-eager"]))
 
         assert re.search(r"^Unsupported: torch-eager/fp32: \w+: .", done.stdout, re.MULTILINE)
 
     def test_as_json_it_is_the_plan_that_a_run_freezes(self, place: Place) -> None:
-        done = place.run("plan", place.write(), "--json")
+        done = in_process.call(place, "plan", place.write(), "--json")
 
         assert done.stdout == documents.scripted_plan().dump() + "\n"
 
 
 class TestMachine:
     def test_backends_tells_for_each_strategy_whether_it_works_here(self, place: Place) -> None:
-        done = place.run("backends", "--device", "cpu", "--json")
+        done = in_process.call(place, "backends", "--device", "cpu", "--json")
         rows = {row["strategy"]: row for row in json.loads(done.stdout)}
 
         assert done.returncode == 0
@@ -162,7 +165,7 @@ class TestMachine:
         assert rows["tensorrt/fp32"]["reason"].startswith("NeedsGpu: ")
 
     def test_its_json_has_every_pair_on_both_devices(self, place: Place) -> None:
-        done = place.run("backends", "--json")
+        done = in_process.call(place, "backends", "--json")
         told = [(row["device"], row["strategy"]) for row in json.loads(done.stdout)]
 
         every = [f"{backend}/{precision}" for backend in Backend for precision in Precision]
@@ -181,20 +184,20 @@ class TestMachine:
         assert not re.search("^fake ", done.stdout, re.MULTILINE)
 
     def test_its_table_has_the_scripted_backend_for_those_who_ask(self, place: Place) -> None:
-        done = place.run("backends", "--device", "cpu", "--all")
+        done = in_process.call(place, "backends", "--device", "cpu", "--all")
 
         assert re.search("^fake +yes( +yes){6}$", done.stdout, re.MULTILINE)
         assert not re.search("^GPU", done.stdout, re.MULTILINE)
 
     def test_version_names_what_it_measures_with(self, place: Place) -> None:
-        done = place.run("version")
+        done = in_process.call(place, "version")
 
         assert re.match(r"inferbench \d+\.\d+\.\d+\n", done.stdout)
         assert re.search(r"^  torch 2\.", done.stdout, re.MULTILINE)
         assert done.stdout.count("inferbench") == 1
 
     def test_schema_is_json(self, place: Place) -> None:
-        done = place.run("schema")
+        done = in_process.call(place, "schema")
 
         assert json.loads(done.stdout)["$schema"] == "https://json-schema.org/draft/2020-12/schema"
 

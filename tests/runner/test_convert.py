@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -330,61 +331,82 @@ def test_what_would_measure_something_else_is_refused(zoo, target, precision, tm
         convert.make(zoo.request("vit", target, precision, tmp_path))
 
 
-def run_process(request, folder, **environment):
-    """Run the real process; its answer and what it printed."""
-    folder.mkdir()
-    files = (folder / "request.json", folder / "answer.json")
-    done = subprocess.run(
-        convert.command(request, *files),
-        env={**os.environ, **environment},
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_SECONDS,
-        check=True,
-    )
-    return convert.read_answer(files[1]), done.stdout + done.stderr
+IN_ONE_PROCESS = """
+import sys
+from inferbench_runner import convert
 
+for request, answer in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    assert convert.main([request, answer]) == 0
+"""
 
-@pytest.mark.parametrize(
-    ("target", "precision"),
-    [
-        (Target.CUDA, Precision.BF16),
-        (Target.CPU, Precision.INT8_STATIC),
-        (Target.CPU, Precision.INT8_DYNAMIC),
-        (Target.TENSORRT, Precision.INT8_STATIC),
-    ],
+REPRODUCIBLE = (
+    (Target.CUDA, Precision.BF16),
+    (Target.CPU, Precision.INT8_STATIC),
+    (Target.CPU, Precision.INT8_DYNAMIC),
+    (Target.TENSORRT, Precision.INT8_STATIC),
 )
-def test_two_processes_make_the_same_bytes(zoo, target, precision, tmp_path):
-    """Sets and hashes are in another order in each of them."""
+
+
+@pytest.fixture(scope="module")
+def made_twice(zoo, tmp_path_factory):
+    """What two processes made, each of all these graphs; sets and hashes are in another order in each of them."""
     made = []
     for seed in ("1", "2"):
-        request = zoo.request("vit", target, precision, tmp_path / f"cache{seed}")
-        answer, _ = run_process(request, tmp_path / seed, PYTHONHASHSEED=seed)
-        made.append(answer.onnx.read_bytes())
+        folder = tmp_path_factory.mktemp(f"seed{seed}")
+        files = [(folder / f"{i}.request.json", folder / f"{i}.answer.json") for i in range(len(REPRODUCIBLE))]
+        for each, named in zip(REPRODUCIBLE, files, strict=True):
+            convert.command(zoo.request("vit", *each, folder / "cache"), *named)
+        subprocess.run(
+            [sys.executable, "-c", IN_ONE_PROCESS, *(str(file) for pair in files for file in pair)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            timeout=PATIENCE_SECONDS,
+            check=True,
+        )
+        made.append([convert.read_answer(answer).onnx.read_bytes() for _, answer in files])
+    return dict(zip(REPRODUCIBLE, zip(*made, strict=True), strict=True))
 
-    assert made[0] == made[1]
+
+@pytest.mark.parametrize(("target", "precision"), REPRODUCIBLE)
+def test_two_processes_make_the_same_bytes(made_twice, target, precision):
+    first, second = made_twice[target, precision]
+
+    assert first == second
 
 
-def test_the_process_imports_no_torch(zoo, tmp_path):
-    request = zoo.request("vit", Target.CPU, Precision.INT8_STATIC, tmp_path / "cache")
+@pytest.fixture(scope="module")
+def process(zoo, tmp_path_factory):
+    """The real process, run once: its request, its answer, what it imported and what it told."""
+    folder = tmp_path_factory.mktemp("process")
+    request = zoo.request("vit", Target.CPU, Precision.INT8_STATIC, folder / "cache")
+    files = (folder / "request.json", folder / "answer.json")
+    read, write = os.pipe()
+    with os.fdopen(read) as progress:
+        done = subprocess.run(
+            convert.command(request, *files),
+            env={**os.environ, "PYTHONPROFILEIMPORTTIME": "1", PROGRESS_FD: str(write)},
+            pass_fds=(write,),
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_SECONDS,
+            check=True,
+        )
+        os.close(write)
+        told = [json.loads(line)["stage"] for line in progress]
+    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
+    return request, convert.read_answer(files[1]), imported, told
 
-    answer, printed = run_process(request, tmp_path / "one", PYTHONPROFILEIMPORTTIME="1")
+
+def test_the_process_imports_no_torch(process):
+    request, answer, imported, _ = process
 
     assert answer == convert.locate(request)
-    imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in printed.splitlines()}
     assert {"onnx", "onnxruntime"} <= imported
     assert not {"torch", "torchvision", "onnxscript"} & imported
 
 
-def test_the_process_tells_what_it_does(zoo, tmp_path):
-    request = zoo.request("vit", Target.CPU, Precision.INT8_STATIC, tmp_path / "cache")
-    read, write = os.pipe()
-    with os.fdopen(read) as progress:
-        files = (tmp_path / "request.json", tmp_path / "answer.json")
-        environment = {**os.environ, PROGRESS_FD: str(write)}
-        subprocess.run(convert.command(request, *files), env=environment, pass_fds=(write,), check=True)
-        os.close(write)
-        told = [json.loads(line)["stage"] for line in progress]
+def test_the_process_tells_what_it_does(process):
+    *_, told = process
 
     assert told == ["converting to int8-static for onnxruntime-cpu", "calibrating for int8-static"]
 

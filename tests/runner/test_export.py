@@ -1,15 +1,21 @@
-"""`inferbench export`: what was measured, as folders that run without inferbench and answer as fp32 does."""
+"""`inferbench export`: what was measured, as folders that run without inferbench and answer as fp32 does.
+
+One run measures for all of it. Its rows show lower precisions end to end: each graph was prepared, converted in a
+process of its own, timed and judged.
+"""
 
 from __future__ import annotations
 
+import csv
 import json
 import platform
+import runpy
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable, Mapping
 from functools import partial
-from importlib import metadata
-from itertools import product
+from itertools import groupby, product
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +23,11 @@ import onnx
 import pytest
 from onnx import TensorProto
 
-from inferbench_contract.errors import InferbenchError
+from inferbench_contract.errors import InferbenchError, PlanError
+from inferbench_contract.spec import ModelSpec
+from inferbench_contract.words import Device, Precision
 from inferbench_runner import artifacts, bundle, cuda, environment, prepare
-from inferbench_runner.backends import Artifact
+from inferbench_runner.backends import Arrays, Artifact, openvino
 from tests import documents
 from tests.fake_cuda import FakeDriver, FakeNvml
 from tests.programs import Place, place
@@ -37,27 +45,39 @@ QUICK = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
 """PyTorch's own variable; see conftest.py."""
 
 STRATEGIES = {
-    "torch-eager/fp32": {"torch"},
-    "torch-eager/bf16": {"torch"},
-    "torch-compile-max-autotune/fp32": {"torch"},
-    "torch-aot-inductor/fp32": {"torch"},
-    "onnxruntime/fp32": {"onnxruntime"},
-    "onnxruntime/int8-static": {"onnxruntime"},
-    "openvino/fp32": {"openvino"},
-    "openvino/int8-static": {"openvino"},
+    "torch-aot-inductor/fp32": "torch",
+    "torch-compile-max-autotune/fp32": "torch",
+    "torch-eager/fp32": "torch",
+    "torch-eager/bf16": "torch",
+    "onnxruntime/fp32": "onnxruntime",
+    "onnxruntime/int8-static": "onnxruntime",
+    "openvino/fp32": "openvino",
+    "openvino/int8-static": "openvino",
 }
-"""What is exported, with the one heavy library that its load.py imports. For torch-compile see test_export_int8.py."""
+"""What is handed over, with the one heavy library that its load.py imports. For torch-compile see test_export_int8.py.
 
-PRECISIONS = ("fp32", "bf16", "int8-static")
+Those of a library run in one process, what imports least first.
+"""
 
-UNSUPPORTED = "torch-eager/int8-static"
+BY_THE_PROGRAM = (
+    "torch-aot-inductor/fp32",
+    "torch-compile-max-autotune/fp32",
+    "onnxruntime/int8-static",
+    "openvino/int8-static",
+)
+"""One for each load.py. The others are handed over by what the program calls, without its processes."""
+
+BACKENDS = sorted({strategy.partition("/")[0] for strategy in BY_THE_PROGRAM})
+PRECISIONS = ("fp32", "bf16", "fp16", "int8-static")
+
+UNSUPPORTED = "onnxruntime/fp16"
 
 LEFT_OUT = [
     {"backend": backend, "precision": precision}
-    for backend, precision in product({strategy.partition("/")[0] for strategy in STRATEGIES}, PRECISIONS)
-    if f"{backend}/{precision}" not in {*STRATEGIES, UNSUPPORTED}
+    for backend, precision in product(BACKENDS, PRECISIONS)
+    if backend.startswith("torch-") and precision != "fp32"
 ]
-"""For those of PyTorch at 8 bits see test_export_int8.py."""
+"""PyTorch's bf16 is measured in test_promises.py, and for its 8 bits see test_export_int8.py."""
 
 DISTANCES = {"fp32": (0, 1e-5), "bf16": (1e-3, 8e-2), "int8-static": (1e-3, 0.15)}
 """How far the answers are from fp32: what is nearer is computed in something finer."""
@@ -65,13 +85,20 @@ DISTANCES = {"fp32": (0, 1e-5), "bf16": (1e-3, 8e-2), "int8-static": (1e-3, 0.15
 RUN = """
 import json, runpy, sys
 import numpy as np
-sys.path.append(sys.argv[1])
-images = np.random.default_rng(1).random((3, 3, 32, 32), np.float32)
-answers = runpy.run_path(sys.argv[1] + "/load.py")["load"]()({"image": images})
-np.savez(sys.argv[2], **answers)
+with np.load(sys.argv[1]) as kept:
+    inputs = dict(kept)
 heavy = {"inferbench_runner", "inferbench_contract", "onnxruntime", "openvino", "torch", "torchvision"}
-print(json.dumps(sorted(heavy & set(sys.modules))))
+path = list(sys.path)
+for folder in sys.argv[2:]:
+    answers = runpy.run_path(folder + "/load.py")["load"]()(inputs)
+    np.savez(folder + ".npz", **answers)
+    print(json.dumps(sorted(heavy & set(sys.modules))))
+    own = [name for name, module in sys.modules.items() if str(getattr(module, "__file__", "")).startswith(folder)]
+    sys.path[:] = path
+    for name in own:
+        del sys.modules[name]
 """
+"""Answers beside each folder, and prints what has been imported. A folder finds nothing that another one brought."""
 
 
 @pytest.fixture(scope="module")
@@ -82,14 +109,17 @@ def measured(tmp_path_factory):
     """
     folders = {"INFERBENCH_CACHE": str(shared.cache()), "TMPDIR": tempfile.gettempdir()}
     with place(tmp_path_factory.mktemp("export"), folders) as here:
-        model = tiny.a_model(here.folder, planes=16).model_dump(mode="json", exclude_none=True)
-        said = {"precisions": PRECISIONS, "batchSizes": [BATCH], "backendOptions": {}, "cpu": ONE_THREAD}
-        said["measurement"] = {**documents.rounds(1), "layout": "channels-last"}
-        backends = sorted({strategy.partition("/")[0] for strategy in STRATEGIES})
-        file = here.write(model=model, backends=backends, exclude=LEFT_OUT, **said)
+        measurement = {**documents.rounds(1), "layout": "channels-last"}
+        file = here.write(**said(here.folder), backends=BACKENDS, exclude=LEFT_OUT, measurement=measurement)
         done = here.run("run", file, "--output", here.folder / "out", patience_seconds=PATIENCE_SECONDS)
         assert done.returncode == 0, done.stdout + done.stderr
         yield here
+
+
+def said(folder: Path) -> Mapping[str, object]:
+    """Return what is measured, but for the strategies."""
+    model = tiny.a_model(folder, planes=16).model_dump(mode="json", exclude_none=True)
+    return {"model": model, "precisions": PRECISIONS, "batchSizes": [BATCH], "backendOptions": {}, "cpu": ONE_THREAD}
 
 
 def exported(here: Place, strategy: str, folder: str) -> Path:
@@ -103,9 +133,46 @@ def exported(here: Place, strategy: str, folder: str) -> Path:
 
 
 @pytest.fixture(scope="module")
-def folders(measured):
-    """Every strategy, exported."""
-    return {strategy: exported(measured, strategy, strategy.replace("/", "-")) for strategy in STRATEGIES}
+def hand_over(measured):
+    """Hands over a strategy of the model, measured or not, as the program has it done."""
+    plan = measured.folder / "plan.json"
+    backends = sorted({strategy.partition("/")[0] for strategy in (*STRATEGIES, "fake/fp32")})
+    plan.write_text(documents.scripted_plan(**said(measured.folder), backends=backends).dump())
+
+    def hand_over(strategy):
+        output = measured.folder / strategy.replace("/", "-")
+        bundle.make(request_of(plan, shared.cache(), strategy, BATCH, output))
+        return output
+
+    return hand_over
+
+
+def request_of(plan: Path, cache: Path, strategy: str, batch_size: int, output: Path, **more: object) -> bundle.Request:
+    """Ask for a folder of a strategy, whose model lies beside the plan."""
+    about = {"model_sha256": None, "name": "scripted", "about": {}, **more}
+    places = {"plan": plan, "model_folder": plan.parent, "cache": cache, "output": output}
+    return bundle.Request(**places, strategy=strategy, batch_size=batch_size, **about)
+
+
+@pytest.fixture(scope="module")
+def best(measured):
+    """What is exported without the name of a strategy: the folder, and what the program prints."""
+    output = measured.folder / "best"
+    done = measured.run("export", measured.folder / "out", "--batch-size", BATCH, "--output", output, "--json")
+    assert done.returncode == 0, done.stderr
+    return output, json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def folders(measured, hand_over, best):
+    """Every strategy, handed over; the best one as it is there already."""
+    folder, told = best
+    made = {told["cell"].partition("@")[0]: folder}
+    for strategy in STRATEGIES:
+        if strategy not in made:
+            named = strategy in BY_THE_PROGRAM
+            made[strategy] = exported(measured, strategy, strategy.replace("/", "-")) if named else hand_over(strategy)
+    return made
 
 
 def alone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
@@ -115,59 +182,71 @@ def alone(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=cwd, env=theirs, capture_output=True, text=True, check=False)
 
 
-def weights_of(here: Place) -> Path:
-    """Return the file of the weights that were prepared."""
-    asked = {"model_folder": here.folder, "cache": Path(here.more["INFERBENCH_CACHE"])}
-    model, wanted = tiny.a_model(here.folder, planes=16), frozenset({Artifact.WEIGHTS})
-    return prepare.locate(prepare.Request(model=model, artifacts=wanted, **asked)).weights
+def answered_alone(folders: Iterable[Path], inputs: Arrays, cwd: Path) -> list[tuple[set[str], Arrays]]:
+    """Run folders of one library, in a process without inferbench; return what it imported, and each one's answers."""
+    folders = list(folders)
+    np.savez(cwd / "inputs.npz", **inputs)
+    done = alone("-c", RUN, cwd / "inputs.npz", *folders, cwd=cwd)
+    assert done.returncode == 0, done.stderr
+    imported = [set(json.loads(line)) for line in done.stdout.splitlines()]
+    assert not {"inferbench_runner", "inferbench_contract"} & set().union(*imported)
+    return [(each, np.load(f"{folder}.npz")) for each, folder in zip(imported, folders, strict=True)]
+
+
+def others(model: ModelSpec, folder: Path) -> tuple[Arrays, Arrays]:
+    """Return a batch that no folder holds, with what PyTorch answers to it in fp32: the last of what was prepared."""
+    wanted = frozenset({Artifact.INPUTS, Artifact.REFERENCE})
+    made = prepare.locate(prepare.Request(model=model, model_folder=folder, cache=shared.cache(), artifacts=wanted))
+    rows = np.arange(artifacts.example_count(made.inputs))[bundle.CHECKED_EXAMPLES :][-BATCH:]
+    return artifacts.read_rows(made.inputs, rows), artifacts.read_rows(made.reference, rows)
 
 
 @pytest.fixture(scope="module")
-def truth(measured):
-    """What PyTorch answers to other inputs than were kept, with the weights that were prepared."""
-    script = """
-import sys, numpy as np, torch
-sys.path.append(sys.argv[1])
-import tiny_models
-module = tiny_models.make(planes=16)
-module.load_state_dict(torch.load(sys.argv[2], weights_only=True))
-images = torch.from_numpy(np.random.default_rng(1).random((3, 3, 32, 32), np.float32))
-with torch.inference_mode():
-    np.save(sys.argv[3], module.eval()(images).numpy())
-"""
-    answers = measured.folder / "truth.npy"
-    done = alone("-c", script, measured.folder, weights_of(measured), answers, cwd=measured.folder)
-    assert done.returncode == 0, done.stderr
-    return np.load(answers)
+def answers(measured, folders):
+    """What each folder imported and answered, and how far that is from the truth."""
+    inputs, truth = others(tiny.a_model(measured.folder, planes=16), measured.folder)
+    found = {}
+    for _, strategies in groupby(STRATEGIES, key=STRATEGIES.get):
+        names = list(strategies)
+        each = answered_alone((folders[name] for name in names), inputs, measured.folder)
+        found |= {name: (imported, distance(told, truth)) for name, (imported, told) in zip(names, each, strict=True)}
+    return found
+
+
+def distance(answers: Arrays, truth: Arrays) -> float:
+    """Return the relative L2 error of the output."""
+    found, expected = answers["output"], truth["output"]
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
-def test_a_folder_runs_in_a_process_that_knows_nothing_of_inferbench(folders, truth, tmp_path, strategy):
-    answers = tmp_path / "answers.npz"
+def test_a_folder_runs_in_a_process_that_knows_nothing_of_inferbench(answers, strategy):
+    imported, error = answers[strategy]
 
-    done = alone("-c", RUN, folders[strategy], answers, cwd=tmp_path)
-
-    assert done.returncode == 0, done.stderr
     least, most = DISTANCES[strategy.partition("/")[2]]
-    found = np.load(answers)["output"]
-    assert least <= np.linalg.norm(found - truth) / np.linalg.norm(truth) < most
-    assert set(json.loads(done.stdout)) == STRATEGIES[strategy]
+    assert least <= error < most
+    assert imported == {STRATEGIES[strategy]}
 
 
 @pytest.mark.parametrize("strategy", ["onnxruntime/fp32", "openvino/int8-static"])
-def test_check_compares_with_the_reference_and_finds_a_wrong_answer(folders, tmp_path, strategy):
+def test_check_compares_with_the_reference(folders, tmp_path, strategy):
     right = alone(folders[strategy] / "check.py", cwd=tmp_path)
+
+    assert right.returncode == 0, right.stderr
+    assert right.stdout.startswith("output: relative L2 error ")
+    assert right.stdout.splitlines()[-1] == "OK: as accurate as this precision has to be"
+
+
+def test_check_finds_a_wrong_answer(folders, tmp_path):
     wrong = tmp_path / "copy"
-    subprocess.run(["cp", "-r", folders[strategy], wrong], check=True)
+    subprocess.run(["cp", "-r", folders["onnxruntime/fp32"], wrong], check=True)
     with np.load(wrong / "check.npz") as kept:
         arrays = dict(kept)
     np.savez(wrong / "check.npz", **{name: -array for name, array in arrays.items() if name.startswith("output:")},
              **{name: array for name, array in arrays.items() if name.startswith("input:")})  # fmt: skip
 
-    assert right.returncode == 0, right.stderr
-    assert right.stdout.startswith("output: relative L2 error ")
-    assert right.stdout.splitlines()[-1] == "OK: as accurate as this precision has to be"
     found = alone(wrong / "check.py", cwd=tmp_path)
+
     assert (found.returncode, found.stdout.splitlines()[-1]) == (1, "WRONG: too far from fp32")
 
 
@@ -187,16 +266,16 @@ def load():
 
 
 @pytest.mark.parametrize("recorded", [1, 3], ids=["the first call", "the third call"])
-def test_check_finds_a_model_that_answers_from_memory(folders, tmp_path, recorded):
+def test_check_finds_a_model_that_answers_from_memory(folders, tmp_path, capsys, recorded):
     forgetful = tmp_path / "copy"
     subprocess.run(["cp", "-r", folders["onnxruntime/fp32"], forgetful], check=True)
     (forgetful / "load.py").rename(forgetful / "real.py")
     (forgetful / "load.py").write_text(REMEMBERING.format(path=str(forgetful / "real.py"), recorded=recorded))
 
-    done = alone(forgetful / "check.py", cwd=tmp_path)
+    status = runpy.run_path(str(forgetful / "check.py"))["main"]()
 
-    assert (done.returncode, done.stderr) == (1, "")
-    assert done.stdout == "WRONG: the outputs stayed the same when the inputs changed\n"
+    assert status == 1
+    assert capsys.readouterr() == ("WRONG: the outputs stayed the same when the inputs changed\n", "")
 
 
 def written_files(folder: Path) -> set[str]:
@@ -205,16 +284,23 @@ def written_files(folder: Path) -> set[str]:
     return {str(file.relative_to(folder)) for file in files}
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_model_json_says_what_it_is_and_what_was_measured(folders, strategy):
+@pytest.mark.parametrize("strategy", BY_THE_PROGRAM)
+def test_model_json_says_what_was_measured_and_where(folders, strategy):
     told = json.loads((folders[strategy] / "model.json").read_text())
 
-    assert (told["cell"], told["batchSize"], told["benchmark"]) == (f"{strategy}@{BATCH}", BATCH, "scripted")
-    assert told["inputs"] == [{"name": "image", "dtype": "float32", "shape": [BATCH, 3, 32, 32]}]
-    assert told["outputs"] == [{"name": "output", "dtype": "float32", "shape": [BATCH, 10]}]
+    assert told["benchmark"] == "scripted"
     assert told["measured"]["outcome"] == "Measured"
     assert told["measured"]["latencyNanoseconds"] > 0
     assert told["fingerprint"] == environment.describe().fingerprint
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_model_json_says_what_it_is(folders, strategy):
+    told = json.loads((folders[strategy] / "model.json").read_text())
+
+    assert (told["cell"], told["batchSize"]) == (f"{strategy}@{BATCH}", BATCH)
+    assert told["inputs"] == [{"name": "image", "dtype": "float32", "shape": [BATCH, 3, 32, 32]}]
+    assert told["outputs"] == [{"name": "output", "dtype": "float32", "shape": [BATCH, 10]}]
     assert "gpu" not in told
     assert set(told["versions"]) > {"python"}
     for name, file in told["files"].items():
@@ -226,12 +312,12 @@ def test_model_json_says_what_it_is_and_what_was_measured(folders, strategy):
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_requirements_name_what_load_py_imports_in_the_versions_that_were_measured(folders, strategy):
     lines = (folders[strategy] / "requirements.txt").read_text().splitlines()
-    required = dict(line.split("==") for line in lines[1:])
+    required = dict(line.partition("  # measured: ")[0].split("==") for line in lines[1:])
+    measured = {library.name.removesuffix("-gpu"): library.version for library in environment.describe().libraries}
 
     assert lines[0].endswith(f"with Python {platform.python_version()}.")
-    assert all(metadata.version(name).partition("+")[0] == version for name, version in required.items())
-    imported = {"numpy", *STRATEGIES[strategy]}
-    assert {name.removesuffix("-gpu") for name in required} - {"torchvision", "triton"} == imported
+    assert all(measured[name].partition("+")[0] == version for name, version in required.items())
+    assert set(required) - {"torchvision", "triton"} == {"numpy", STRATEGIES[strategy]}
 
 
 def test_an_onnx_graph_comes_with_a_triton_repository_that_holds_the_same_file(folders):
@@ -247,46 +333,28 @@ def test_an_onnx_graph_comes_with_a_triton_repository_that_holds_the_same_file(f
 
 
 def test_only_what_triton_serves_as_it_is_has_a_repository(folders):
-    assert {strategy for strategy, folder in folders.items() if (folder / "triton").exists()} == {
-        "onnxruntime/fp32",
-        "onnxruntime/int8-static",
-    }
+    served = {strategy for strategy, folder in folders.items() if (folder / "triton").exists()}
+
+    assert served == {"onnxruntime/fp32", "onnxruntime/int8-static"}
 
 
-def test_without_a_strategy_the_best_is_handed_over(measured):
-    done = measured.run(
-        "export", measured.folder / "out", "--batch-size", BATCH, "--output", measured.folder / "best", "--json"
-    )
+def test_without_a_strategy_the_best_is_handed_over(measured, best):
+    folder, told = best
 
-    told, summary = json.loads(done.stdout), json.loads((measured.folder / "out/summary.json").read_text())
-    [best] = [each["strategy"] for each in summary["best"] if each["batchSize"] == BATCH]
-    assert told["cell"] == f"{best}@{BATCH}"
-    assert json.loads((measured.folder / "best/model.json").read_text()) == told
+    summary = json.loads((measured.folder / "out/summary.json").read_text())
+    [fastest] = [each["strategy"] for each in summary["best"] if each["batchSize"] == BATCH]
+    assert told["cell"] == f"{fastest}@{BATCH}"
+    assert json.loads((folder / "model.json").read_text()) == told
 
 
-@pytest.mark.parametrize(
-    ("asked", "status", "words"),
-    [
-        pytest.param(("--batch-size", 7), 2, "--batch-size is 7; ", id="a size that was not measured"),
-        pytest.param(
-            ("--batch-size", BATCH, "--strategy", "fast"), 2, "--strategy is fast; expected a backend", id="no strategy"
-        ),
-        pytest.param(
-            ("--batch-size", BATCH, "--strategy", "fake/fp32"), 2, "--strategy is fake/fp32; ", id="one of elsewhere"
-        ),
-        pytest.param(
-            ("--batch-size", BATCH, "--strategy", UNSUPPORTED),
-            2,
-            f"{UNSUPPORTED}@3 is Unsupported (",
-            id="what was not measured",
-        ),
-    ],
-)
-def test_what_cannot_be_handed_over_is_told_in_a_sentence(measured, asked, status, words):
-    done = measured.run("export", measured.folder / "out", *asked, "--output", measured.folder / "never")
+def test_what_was_not_measured_is_told_in_a_sentence(measured):
+    """What else cannot be asked for is told in the same way: see the unit tests of the program's export."""
+    asked = ("--batch-size", BATCH, "--strategy", UNSUPPORTED, "--output", measured.folder / "never")
 
-    assert done.returncode == status
-    assert words in done.stderr
+    done = measured.run("export", measured.folder / "out", *asked)
+
+    assert done.returncode == 2
+    assert f"{UNSUPPORTED}@3 is Unsupported (" in done.stderr
     assert not (measured.folder / "never").exists()
 
 
@@ -315,13 +383,64 @@ def test_on_another_machine_nothing_is_exported(measured, tmp_path):
     assert "is not as it was when" in done.stderr
 
 
-def test_a_scripted_strategy_has_nothing_to_hand_over(tmp_path):
-    with place(tmp_path) as here:
-        here.run("run", here.write(), "--output", here.folder / "out")
-        done = here.run("export", here.folder / "out", "--batch-size", 1, "--output", here.folder / "never")
+def test_a_scripted_strategy_has_nothing_to_hand_over(hand_over):
+    with pytest.raises(PlanError, match="fake/fp32@3 has nothing to hand over"):
+        hand_over("fake/fp32")
 
-    assert done.returncode == 1
-    assert "fake/fp32@1 has nothing to hand over" in done.stderr
+
+# ---- how near to fp32 each was when it was measured ----------------------------------------------
+
+LIMITS = {"fp32": (0, 10_000), "fp16": (50_000, 10_000_000), "bf16": (500_000, 80_000_000)}
+"""How far an answer may be from fp32 in parts per billion: each precision shows what it is by its error."""
+
+
+@pytest.fixture(scope="module")
+def rows(measured):
+    """The rows of cells.csv by strategy."""
+    with (measured.folder / "out/cells.csv").open() as file:
+        return {f"{row['backend']}/{row['precision']}": row for row in csv.DictReader(file)}
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_eight_bits_are_measured_on_the_graph_that_was_converted_for_the_processor(rows, backend):
+    row = rows[f"{backend}/int8-static"]
+
+    assert row["outcome"] == "Measured"
+    assert 1_000_000 < int(row["relative_l2_parts_per_billion"]) < 150_000_000
+
+
+@pytest.mark.parametrize("strategy", ["onnxruntime/fp32", "openvino/fp32", "openvino/fp16", "openvino/bf16"])
+def test_a_precision_is_measured_as_what_it_is_or_not_at_all(rows, strategy):
+    row, precision = rows[strategy], Precision(strategy.partition("/")[2])
+
+    if (reason := openvino.missing(precision, Device.CPU)) is not None:
+        assert (row["outcome"], row["reason"]) == ("Unsupported", reason)
+    else:
+        low, high = LIMITS[precision]
+        assert row["outcome"] == "Measured"
+        assert low <= int(row["relative_l2_parts_per_billion"]) < high
+
+
+@pytest.mark.parametrize("strategy", ["torch-aot-inductor/fp32", "torch-compile-max-autotune/fp32"])
+def test_compiled_with_channels_last_a_model_answers_as_the_reference_which_lies_plane_by_plane(rows, strategy):
+    """For the other strategies of PyTorch see test_layout.py."""
+    row = rows[strategy]
+
+    assert row["outcome"] == "Measured"
+    assert int(row["relative_l2_parts_per_billion"]) < LIMITS["fp32"][1]
+
+
+def test_what_would_be_cast_up_is_unsupported(rows):
+    assert rows["onnxruntime/fp16"]["outcome"] == "Unsupported"
+    assert rows["onnxruntime/fp16"]["reason"].startswith("UpCast: ")
+
+
+def test_the_error_against_fp64_tells_rounding_in_another_order_from_a_lower_precision(rows):
+    """ONNX Runtime's fp32 is as exact as PyTorch's, to within a factor of three; eight bits lose four digits."""
+    exact, coarse = (int(rows[f"onnxruntime/{each}"]["error_ratio_milli"]) for each in ("fp32", "int8-static"))
+
+    assert 300 < exact < 3_000
+    assert coarse > 1000 * exact
 
 
 # ---- what ran on a GPU ---------------------------------------------------------------------------
@@ -337,10 +456,9 @@ def hand_over_from_gpu(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
 
     def hand_over(precision, sha256):
-        places = {"plan": tmp_path / "plan.json", "model_folder": tmp_path, "cache": tmp_path / "cache"}
-        cell = {"strategy": f"onnxruntime/{precision}", "batch_size": 1, "model_sha256": sha256}
-        about = {"name": "mine", "about": {"hardware": "2 x NVIDIA H200"}}
-        return bundle.make(bundle.Request(**places, **cell, **about, output=tmp_path / "handed"))
+        about = {"model_sha256": sha256, "name": "mine", "about": {"hardware": "2 x NVIDIA H200"}}
+        places = (tmp_path / "plan.json", tmp_path / "cache")
+        return bundle.make(request_of(*places, f"onnxruntime/{precision}", 1, tmp_path / "handed", **about))
 
     return hand_over
 

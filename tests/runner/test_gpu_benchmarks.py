@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import json
 import os
 import re
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import zipfile
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -37,26 +39,33 @@ TRTEXEC = """
 """  # noqa: E501 (as it prints)
 
 
-def played(folder: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
-    """Run the script with the fake backend as the player of all; what is to be kept goes into `folder`."""
-    command = [
-        sys.executable,
-        FOLDER / "all.py",
-        folder / "out",
-        "--device",
-        "cpu",
-        "--backend",
-        "fake",
-        *map(str, arguments),
-    ]
-    environment = {**os.environ, "INFERBENCH_CACHE": str(folder / "cache")}
-    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment, timeout=300)
+PLAY = ("--device", "cpu", "--backend", "fake")
+"""The fake backend plays all others."""
+
+PLAYERS = ("torch-eager/fp32", "tensorrt/fp16")
+"""Of those whom it can play: every step has one of these."""
+
+ADVERSARY = "torch-compile/fp16"
+"""Whom the article's claims need besides, so that there are some of both kinds about batches 1 and 8."""
+
+
+def called(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """Call the script in this process, whose own start takes longer than most of what it does. `script` is imported."""
+    script, out, err = sys.modules["all"], io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.setattr(sys, "argv", ["all.py", *map(str, arguments)])
+        patch.setattr(script.sweep, "_run_cell", script.sweep._run_cell)  # the script puts another there, and ends
+        try:
+            status = script.main()
+        except SystemExit as ended:  # as argparse ends
+            status = ended.code
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 @pytest.fixture
-def play(tmp_path):
+def play(tmp_path, script):
     """Plays the script in the folder of the test."""
-    return partial(played, tmp_path)
+    return partial(called, tmp_path / "out", *PLAY)
 
 
 @dataclass(frozen=True)
@@ -79,29 +88,35 @@ ARTICLE = ("--steps", "article", *CHEAP, 8)
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """All steps of the full profile; the article's is done first, because it needs more cells than the others do."""
-    folder, full = tmp_path_factory.mktemp("full"), ("--profile", "full")
-    late = played(folder, *full, *CHEAP, 8, "--minutes", 0)
-    article = played(folder, *full, *ARTICLE)
-    assert article.returncode == 0, article.stderr
-    done = played(folder, *full, *CHEAP, 1, "--archive", folder / "out.tar.gz")
-    return Plays(folder, late, done, played(folder, *full, *CHEAP, 1, "--minutes", 0))
-
-
-@pytest.fixture
-def script(monkeypatch):
+def script():
     """The script as a module."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    return importlib.import_module("all")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(FOLDER))
+        yield importlib.import_module("all")
+
+
+@pytest.fixture(scope="module")
+def whole(script, tmp_path_factory):
+    """All steps of the full profile; the article's is done first, because it needs more cells than the others do."""
+    folder = tmp_path_factory.mktemp("full")
+    play = partial(called, folder / "out", *PLAY, "--profile", "full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("INFERBENCH_CACHE", str(folder / "cache"))
+        every = script.runs.PLAYED
+        patch.setattr(script.runs, "PLAYED", {name: every[name] for name in (*PLAYERS, ADVERSARY)})
+        late = play(*CHEAP, 8, "--minutes", 0)
+        article = play(*ARTICLE)
+        assert article.returncode == 0, article.stderr
+        patch.setattr(script.runs, "PLAYED", {name: every[name] for name in PLAYERS})
+        done = play(*CHEAP, 1, "--archive", folder / "out.tar.gz")
+        return Plays(folder, late, done, play(*CHEAP, 1, "--minutes", 0))
 
 
 @pytest.fixture(scope="module", params=["short", "full"])
-def foreseen(request, tmp_path_factory):
+def foreseen(request, script, tmp_path_factory):
     """A profile, the folder in which its benchmarks were written, and what was said of them."""
     folder = tmp_path_factory.mktemp(request.param)
-    command = [sys.executable, FOLDER / "all.py", folder, "--profile", request.param, "--plan"]
-    return request.param, folder, subprocess.run(command, capture_output=True, text=True, check=False)
+    return request.param, folder, called(folder, "--profile", request.param, "--plan")
 
 
 def test_every_benchmark_of_a_profile_is_valid_and_its_length_is_foreseen(foreseen):
@@ -148,13 +163,14 @@ def test_what_is_taken_away_says_what_it_is(whole):
     assert report.startswith(head)
 
 
-def test_a_step_that_fails_leaves_the_others_their_time(play, tmp_path):
-    """`compile` reads the article's run, which was not made here."""
-    ended = play("--steps", "compile,machine")
+def test_a_step_that_fails_leaves_the_others_their_time(tmp_path):
+    """`compile` reads the article's run, which was not made here. In a process of its own, as on a GPU."""
+    command = [sys.executable, FOLDER / "all.py", tmp_path, *PLAY, "--steps", "compile,machine"]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
 
     assert ended.returncode == 1
     assert "compile failed: FileNotFoundError" in ended.stderr
-    assert (tmp_path / "out/machine.json").exists()
+    assert (tmp_path / "machine.json").exists()
 
 
 def test_an_unknown_step_is_named(play):

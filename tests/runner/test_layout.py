@@ -72,26 +72,33 @@ class TestGuard:
 
 @pytest.fixture(scope="module")
 def a_task(tmp_path_factory):
-    """Makes the task of one cell of a small model of convolutions, channels last unless another layout is named."""
+    """Makes the task of one cell of a small model of convolutions, channels last unless another layout is named.
+
+    What is compiled is in the cache of all tests: nothing here is about a cold one.
+    """
     folder = tmp_path_factory.mktemp("layout")
     make = test_backends.tasks_of(tiny.a_model(folder, planes=32), folder, WANTED, shared.cache())
 
     def of(backend, precision=Precision.FP32, layout=Layout.CHANNELS_LAST, **options):
         task = make(backend, precision, **options)
-        return task.model_copy(update={"measurement": MeasurementSpec(layout=layout), "threads": 1})
+        more = {"measurement": MeasurementSpec(layout=layout), "threads": 1, "cache": shared.cache()}
+        return task.model_copy(update=more)
 
     return of
 
 
 @pytest.fixture(scope="module")
 def cells(a_task):
-    """What channels last answers with each backend in floats, and with one in 8 bits."""
-    floats = [a_task(backend) for backend in test_backends.TORCH]
+    """What channels last answers in floats as the model is and compiled, and in 8 bits.
+
+    What the other backends that compile answer is seen in test_export.py, which measures them with this layout.
+    """
+    floats = [a_task(backend) for backend in (Backend.TORCH_EAGER, Backend.TORCH_COMPILE)]
     return test_int8_static.cells_of(*floats, a_task(Backend.TORCH_COMPILE, Precision.INT8_STATIC))
 
 
 class TestCells:
-    def test_every_strategy_answers_as_the_reference_which_lies_plane_by_plane(self, cells):
+    def test_a_strategy_answers_as_the_reference_which_lies_plane_by_plane(self, cells):
         *floats, int8 = cells
 
         assert [cell["accuracy"]["fault"] for cell in cells] == [None] * len(cells)

@@ -5,6 +5,7 @@ A test that fails here is good news: the library does better now, its guard may 
 
 from __future__ import annotations
 
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Precision
 from inferbench_runner import calibration, graphs, halves, quantise
 from inferbench_runner.targets import Target
+from tests.runner import shared
 from tests.runner.zoo import Zoo
 
 
@@ -93,17 +95,19 @@ from onnxruntime.quantization import CalibrationDataReader, CalibrationMethod, q
 
 
 class Reader(CalibrationDataReader):
-    batches = iter([{"x": np.load(sys.argv[2])}])
+    def __init__(self):
+        self.batches = iter([{"x": np.load(sys.argv[2])}])
 
     def get_next(self):
         return next(self.batches, None)
 
 
-quantize_static(sys.argv[1], sys.argv[3], Reader(), calibrate_method=CalibrationMethod[sys.argv[4]])
-[scale] = [tensor for tensor in onnx.load(sys.argv[3]).graph.initializer if tensor.name == "x_scale"]
-print(float(numpy_helper.to_array(scale)) * 255)
+for method in sys.argv[4:]:
+    quantize_static(sys.argv[1], sys.argv[3], Reader(), calibrate_method=CalibrationMethod[method])
+    [scale] = [tensor for tensor in onnx.load(sys.argv[3]).graph.initializer if tensor.name == "x_scale"]
+    print(method, float(numpy_helper.to_array(scale)) * 255)
 """
-"""Prints the length of the range that was found for x."""
+"""Prints the length of the range that each method finds for x."""
 
 PRODUCT = """
 <ir_version: 10, opset_import: ["" : 20]>
@@ -151,51 +155,67 @@ class TestOnnxRuntime:
         onnx.save(model, source)
         np.save(batch, values)
 
-        theirs = {
-            method: float(python(TAILED, source, batch, tmp_path / method, method).stdout.split()[-1])
-            for method in ("MinMax", "Entropy")
-        }
+        told = python(TAILED, source, batch, tmp_path / "quantised.onnx", "MinMax", "Entropy").stdout.splitlines()
+        theirs = {line.split()[0]: float(line.split()[-1]) for line in told if line.startswith(("MinMax ", "Entropy "))}
         low, high = calibration.ranges(graphs.tidy(model), ["x"], {"x": values}, Calibration.ENTROPY)["x"]
 
         assert theirs["Entropy"] == theirs["MinMax"] == pytest.approx(60)
         assert high - low < 20
 
 
-TF32 = """
-import torch
-print(torch.backends.cudnn.allow_tf32)
-"""
-
 QUICK = {"TORCHINDUCTOR_VEC_ISA_OK": "1"}
 """PyTorch's own variable; see conftest.py."""
 
 PACKAGE = """
-import os, sys
-from pathlib import Path
-
+import sys
 import torch
 
 module = torch.nn.Linear(4, 4)
-sample = (torch.zeros(2, 4),)
+program = torch.export.export(module, (torch.zeros(2, 4),))
 quick = {"aot_inductor.precompile_headers": False}  # one layer is compiled sooner than the headers
-program = torch.export.export(module, sample)
-file = torch._inductor.aoti_compile_and_package(program, package_path=sys.argv[1], inductor_configs=quick)
-loaded = torch._inductor.aoti_load_package(file)
-loaded(*sample)
+torch._inductor.aoti_compile_and_package(program, package_path=sys.argv[1], inductor_configs=quick)
+"""
+
+LOADED = """
+import os, sys
+import torch
+
+print(torch.backends.cudnn.allow_tf32, flush=True)
+torch._inductor.aoti_load_package(sys.argv[1])(torch.zeros(2, 4))
 os._exit(0)
 """
+"""Prints one of PyTorch's flags as it is by default, and loads a package."""
+
+
+@pytest.fixture(scope="module")
+def package(tmp_path_factory):
+    """A package of one layer, in the cache of all tests: what it leaves, it leaves when it is loaded."""
+    file = shared.cache() / "one-layer.pt2"
+    if not file.exists():
+        scratch = tmp_path_factory.mktemp("package")
+        own = {"TORCHINDUCTOR_CACHE_DIR": str(scratch / "compiled"), "HOME": str(scratch), **QUICK}
+        done = python(PACKAGE, scratch / file.name, **own)
+        assert done.returncode == 0, done.stderr
+        whole = shutil.copy(scratch / file.name, file.with_suffix(".new"))
+        Path(whole).rename(file)
+    return file
+
+
+@pytest.fixture(scope="module")
+def loaded(package, tmp_path_factory):
+    """What a process printed that loaded a package as documented, and its folder for temporary files."""
+    place = tmp_path_factory.mktemp("tmp")
+    return python(LOADED, package, TMPDIR=str(place), HOME=str(place.parent), **QUICK), place
 
 
 class TestTorch:
-    def test_convolutions_are_tf32_by_default(self):
-        assert python(TF32).stdout == "True\n"
+    def test_convolutions_are_tf32_by_default(self, loaded):
+        done, _ = loaded
 
-    def test_a_package_that_is_loaded_as_documented_leaves_what_it_unpacked(self, tmp_path: Path):
-        place = tmp_path / "tmp"
-        place.mkdir()
+        assert done.stdout == "True\n"
 
-        own = {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled"), "HOME": str(tmp_path), **QUICK}
-        done = python(PACKAGE, tmp_path / "model.pt2", TMPDIR=str(place), **own)
+    def test_a_package_that_is_loaded_as_documented_leaves_what_it_unpacked(self, loaded):
+        done, place = loaded
 
         assert done.returncode == 0, done.stderr
         assert list(place.rglob("*.so"))

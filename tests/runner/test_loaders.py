@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from inferbench_contract.words import Backend, Precision
+from inferbench_contract.words import Backend, Device, Precision
 from inferbench_runner import bundle
 
 TOLD = {
@@ -78,7 +78,7 @@ class ForgetfulSession:
     ],
 )
 def test_requirements_name_what_a_loader_imports_and_not_what_it_does_not(backend, loader, session, imported):
-    task = SimpleNamespace(backend=Backend(backend), precision=Precision.FP32)
+    task = SimpleNamespace(backend=Backend(backend), precision=Precision.FP32, device=Device.CPU)
 
     _, *lines = bundle._requirements(task, bundle.Content("model", loader, session))
 
@@ -86,14 +86,24 @@ def test_requirements_name_what_a_loader_imports_and_not_what_it_does_not(backen
     assert names - {"triton"} == {"numpy", *imported}
 
 
-def test_a_version_of_another_index_is_required_as_the_public_one_and_told(monkeypatch):
-    versions = SimpleNamespace(versions=lambda: {"torch": "2.15.0+cpu"})
-    monkeypatch.setattr(bundle.backends, "find", lambda _: versions)
-    task = SimpleNamespace(backend=Backend.TORCH_EAGER, precision=Precision.FP32)
+@pytest.mark.parametrize(
+    ("name", "version", "device", "required"),
+    [
+        pytest.param("torch", "2.15.0+cpu", "cpu", "torch==2.15.0  # measured: 2.15.0+cpu", id="of another index"),
+        pytest.param(
+            "onnxruntime-gpu", "1.31.1", "cpu", "onnxruntime==1.31.1  # measured: onnxruntime-gpu 1.31.1", id="on a CPU"
+        ),
+        pytest.param("onnxruntime-gpu", "1.31.1", "gpu", "onnxruntime-gpu==1.31.1", id="on a GPU"),
+        pytest.param("onnxruntime", "1.31.1", "cpu", "onnxruntime==1.31.1", id="as it was measured"),
+    ],
+)
+def test_what_is_required_is_on_pips_index_and_enough_for_the_device(monkeypatch, name, version, device, required):
+    monkeypatch.setattr(bundle.backends, "find", lambda _: SimpleNamespace(versions=lambda: {name: version}))
+    task = SimpleNamespace(backend=Backend.TORCH_EAGER, precision=Precision.FP32, device=Device(device))
 
     lines = [*bundle._requirements(task, bundle.Content("model", "torch_recipe", {"quantised": None}))]
 
-    assert lines[-1] == "torch==2.15.0  # measured: 2.15.0+cpu"
+    assert lines[-1] == required
 
 
 @pytest.mark.parametrize("kind", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"])

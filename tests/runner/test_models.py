@@ -13,7 +13,7 @@ import torchvision
 
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
 from inferbench_contract.spec import ModelSpec
-from inferbench_runner import models
+from inferbench_runner import model_faults, models
 from inferbench_runner.backends import Unsupported
 from tests.runner import tiny
 
@@ -205,6 +205,12 @@ class TestErrors:
         with pytest.raises(InferbenchError, match="not those of a resnet18"):
             models.initial_state(torchvision_model("resnet18", {"path": "mine.pth"}), tmp_path, tmp_path)
 
+    def test_the_names_that_torchvision_knows_can_be_read_from_its_sources(self):
+        """So that `validate` need not import it."""
+        sources = Path(torchvision.models.__file__).parent
+
+        assert model_faults.registered(sources) == {*torchvision.models.list_models()}
+
     def test_a_model_whose_outputs_depend_on_its_data_is_unsupported(self):
         with pytest.raises(Unsupported, match="DataDependent: ssdlite320_mobilenet_v3_large"):
             models.inputs_of(torchvision_model("ssdlite320_mobilenet_v3_large"))
@@ -222,6 +228,10 @@ class TestErrors:
     def test_a_factory_that_makes_something_else_is_told_what(self, tmp_path):
         with pytest.raises(InferbenchError, match=r"returned a str; expected a torch\.nn\.Module"):
             models.initial_state(tiny.a_model(tmp_path, "make_no_module"), tmp_path, tmp_path)
+
+    def test_a_function_that_its_module_does_not_have_is_named_with_the_modules_file(self, tmp_path):
+        with pytest.raises(InferbenchError, match=r"names the function mak; .*tiny_models\.py has none"):
+            models.initial_state(tiny.a_model(tmp_path, "mak"), tmp_path, tmp_path)
 
     def test_another_argument_or_source_is_another_model(self, tmp_path):
         identities = [models.identity(tiny.a_model(tmp_path, planes=planes), tmp_path) for planes in (8, 16)]

@@ -123,6 +123,16 @@ class TestFile:
         assert words in sentence
         assert sentence.endswith("Export the model again, or name another file.")
 
+    def test_without_the_tensors_that_belong_beside_it_the_missing_file_is_named(self, tmp_path):
+        model = a_file(tmp_path, save_as_external_data=True, location="tiny.weights", size_threshold=0)
+        (tmp_path / "tiny.weights").unlink()
+
+        place, sentence = the_mistake(found(model, tmp_path, 1))
+
+        assert place == "spec.model.onnx.path"
+        assert f"keeps its weights in tiny.weights, and {tmp_path} has no such file" in sentence
+        assert "Export the model again" not in sentence
+
     def test_tensors_beside_it_are_not_read(self, tmp_path):
         model = a_file(tmp_path, 2, save_as_external_data=True, location="tiny.weights", size_threshold=0)
         graph = onnx_models.read(tmp_path / "tiny.onnx", with_weights=False)

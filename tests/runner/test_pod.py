@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from subprocess import Popen
 from urllib.request import urlopen
@@ -24,7 +24,7 @@ from inferbench_contract import result as results
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import SweepResult
 from inferbench_contract.words import Outcome
-from tests import documents, mounts
+from tests import documents, mounts, programs
 from tests.programs import PATIENCE_SECONDS, Place, wait_until
 
 RUNNER = Path(sys.executable).with_name("inferbench-runner")
@@ -110,69 +110,87 @@ def while_it_hangs(pod: Pod) -> Iterator[Popen[str]]:
         yield program
 
 
+Done = tuple[Pod, subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def good(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """A pod of a later stage, whose plan is in a file and in whose message something stood before."""
+    plan = documents.scripted_plan(precisions=["fp32", "fp16"], batchSizes=[1, 2, 4], measurement=documents.rounds(4))
+    with programs.place(tmp_path_factory.mktemp("good")) as place:
+        file = place.folder / "plan.json"
+        file.write_text(plan.dump())
+        where = {"INFERBENCH_PLAN": "", "INFERBENCH_PLAN_FILE": str(file), "INFERBENCH_SWEEPS": "2,5-7"}
+        pod = Pod(place, plan, index=1, more=where)
+        pod.message.write_bytes(b"x" * 4_096)
+        yield pod, pod.run()
+
+
+FAULTS = ("crash", "raise", "unsupported", "exit")
+"""In the order of the batch sizes 1, 2, 4, 8; nothing is wrong at 16."""
+
+
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Done]:
+    """A pod whose cells fail in many ways, and whose message was larger than any can be."""
+    faults = [{"fault": fault, "batchSize": 1 << place} for place, fault in enumerate(FAULTS)]
+    with programs.place(tmp_path_factory.mktemp("faulty")) as place:
+        pod = Pod(place, documents.scripted_plan(batchSizes=[1, 2, 4, 8, 16], faults=faults))
+        pod.message.write_bytes(b"x" * 100_000)
+        yield pod, pod.run()
+
+
 class TestComplete:
-    def test_every_cell_is_in_the_message_and_the_exit_status_is_0(self, place: Place) -> None:
-        pod = Pod(place, documents.scripted_plan(batchSizes=[1, 2, 4]))
+    def test_every_cell_is_in_the_message_and_the_exit_status_is_0(self, good: Done) -> None:
+        pod, done = good
 
-        done = pod.run()
-
-        result = pod.result()
+        result = pod.result(sweep=5)
         assert (done.returncode, done.stderr) == (0, "")
         assert outcomes(result) == dict.fromkeys((1, 2, 4), Outcome.MEASURED)
         assert (result.in_flight, result.fault) == (None, "")
         assert result.hardware
         assert result.started_ms < result.finished_ms
 
-    def test_its_log_is_for_people(self, place: Place) -> None:
-        pod = Pod(place, documents.scripted_plan(batchSizes=[1, 2], faults=[{"fault": "exit", "batchSize": 2}]))
-
-        done = pod.run()
+    def test_its_log_is_for_people(self, faulty: Done) -> None:
+        _, done = faulty
 
         lines = done.stdout.splitlines()
-        assert lines[0] == "sweep 1 of 1, fake/fp32, round 1 of 1, batch 1, 2"
-        assert "batch 1: measuring" in lines
-        assert [line for line in lines if line.startswith("batch 1: Measured, 40.")]
+        assert lines[0] == "sweep 1 of 1, fake/fp32, round 1 of 1, batch 1, 2, 4, 8, 16"
+        assert "batch 16: measuring" in lines
+        assert [line for line in lines if line.startswith("batch 16: Measured, 43.")]
         assert [
-            line for line in lines if line.startswith("batch 2: Crashed. ExitStatus: fake/fp32@2 ended with status 7.")
+            line for line in lines if line.startswith("batch 8: Crashed. ExitStatus: fake/fp32@8 ended with status 7.")
         ]
-        assert done.stderr == "fake-fp32-b2-round1, the end of its output:\ngiving up, as scripted\n\n"
+        assert "fake-fp32-b8-round1, the end of its output:\ngiving up, as scripted\n\n" in done.stderr
 
-    @pytest.mark.parametrize("fault", ["crash", "raise", "unsupported"])
-    def test_a_cell_that_fails_is_an_outcome_and_no_reason_to_run_the_pod_again(self, place: Place, fault: str) -> None:
-        pod = Pod(place, documents.scripted_plan(batchSizes=[1, 2], faults=[{"fault": fault, "batchSize": 1}]))
-
-        done = pod.run()
+    def test_a_cell_that_fails_is_an_outcome_and_no_reason_to_run_the_pod_again(self, faulty: Done) -> None:
+        pod, done = faulty
 
         assert done.returncode == 0
-        assert outcomes(pod.result())[2] is Outcome.MEASURED
+        assert outcomes(pod.result()) == {
+            1: Outcome.CRASHED,
+            2: Outcome.FAILED,
+            4: Outcome.UNSUPPORTED,
+            8: Outcome.CRASHED,
+            16: Outcome.MEASURED,
+        }
 
-    def test_a_plan_may_come_as_a_file(self, place: Place) -> None:
-        plan = documents.scripted_plan()
-        file = place.folder / "plan.json"
-        file.write_text(plan.dump())
+    def test_a_plan_may_come_as_a_file(self, good: Done) -> None:
+        pod, done = good
 
-        done = Pod(place, plan, more={"INFERBENCH_PLAN": "", "INFERBENCH_PLAN_FILE": str(file)}).run()
-
+        assert "INFERBENCH_PLAN" not in {name for name, text in pod.environment.items() if text}
         assert done.returncode == 0, done.stderr
 
-    def test_a_later_stage_counts_in_its_list_of_sweeps(self, place: Place) -> None:
-        plan = documents.scripted_plan(precisions=["fp32", "fp16"], measurement=documents.rounds(4))
-        pod = Pod(place, plan, index=1, more={"INFERBENCH_SWEEPS": "2,5-7"})
+    def test_a_later_stage_counts_in_its_list_of_sweeps(self, good: Done) -> None:
+        pod, done = good
 
-        done = pod.run()
+        assert pod.result(sweep=5).is_complete(pod.plan.sweeps[5])
+        assert done.stdout.startswith(f"sweep 6 of 8, {pod.plan.sweeps[5].strategy}, round 3 of 4")
 
-        assert done.returncode == 0, done.stderr
-        assert pod.result(sweep=5).is_complete(plan.sweeps[5])
-        assert done.stdout.startswith(f"sweep 6 of 8, {plan.sweeps[5].strategy}, round 3 of 4")
-
-    @pytest.mark.parametrize("size", [10, 4_096, 100_000])
-    def test_what_stood_in_the_message_before_does_not_matter(self, place: Place, size: int) -> None:
-        pod = Pod(place, documents.scripted_plan())
-        pod.message.write_bytes(b"x" * size)
-
-        pod.run()
-
-        assert outcomes(pod.result()) == {1: Outcome.MEASURED}
+    def test_what_stood_in_the_message_before_does_not_matter(self, good: Done, faulty: Done) -> None:
+        """As much as a message may hold, and more; ten bytes in TestReadOnlyRoot."""
+        assert len(good[0].result(sweep=5).cells) == 3
+        assert len(faulty[0].result().cells) == 5
 
 
 class TestKilled:
@@ -229,18 +247,35 @@ class TestKilled:
         assert outcomes(pod.result()) == {1: Outcome.MEASURED, 2: Outcome.CRASHED, 4: Outcome.MEASURED}
 
 
-class TestAskedToStop:
-    def test_sigterm_keeps_what_is_done_and_ends_with_143_within_the_grace_period(self, place: Place) -> None:
-        pod = hanging(place)
+@dataclass(frozen=True)
+class Stopped:
+    """A pod that was scraped while its second cell hung, and then asked to stop."""
+
+    pod: Pod
+    found: Mapping[tuple[object, ...], float]
+    done: subprocess.CompletedProcess[str]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stopped]:
+    port = a_free_port()
+    with programs.place(tmp_path_factory.mktemp("stopped")) as place:
+        pod = replace(hanging(place), more={"INFERBENCH_METRICS_PORT": str(port)})
         with while_it_hangs(pod) as program:
+            wait_until(lambda: scrape(port), "the metrics")
+            found = scrape(port)
             program.terminate()
             out, err = program.communicate(timeout=GRACE_SECONDS)
-
-        assert (program.returncode, err) == (143, "")
-        assert out.endswith("asked to stop; what was measured is kept\n")
-        assert outcomes(pod.result()) == {1: Outcome.MEASURED}
         place.wait_until_empty()
-        assert list(place.scratch.iterdir()) == []
+        yield Stopped(pod, found, subprocess.CompletedProcess(program.args, program.returncode, out, err))
+
+
+class TestAskedToStop:
+    def test_sigterm_keeps_what_is_done_and_ends_with_143_within_the_grace_period(self, stopped: Stopped) -> None:
+        assert (stopped.done.returncode, stopped.done.stderr) == (143, "")
+        assert stopped.done.stdout.endswith("asked to stop; what was measured is kept\n")
+        assert outcomes(stopped.pod.result()) == {1: Outcome.MEASURED}
+        assert list(stopped.pod.place.scratch.iterdir()) == []
 
 
 class TestFaults:
@@ -272,14 +307,16 @@ class TestFaults:
     @pytest.mark.parametrize(
         ("more", "words"),
         [
-            pytest.param({"INFERBENCH_PLAN": "{}"}, "INFERBENCH_PLAN is no plan of this version", id="no plan"),
-            pytest.param({"INFERBENCH_PLAN": ""}, "and none is set", id="none at all"),
-            pytest.param({"JOB_COMPLETION_INDEX": ""}, "JOB_COMPLETION_INDEX is not set", id="no index"),
-            pytest.param({"INFERBENCH_SWEEPS": "x"}, "INFERBENCH_SWEEPS: found 'x'", id="a list that is none"),
+            pytest.param({"INFERBENCH_PLAN": "{}"}, ["INFERBENCH_PLAN is no plan of this version"], id="no plan"),
+            pytest.param(
+                {"INFERBENCH_PLAN": "", "JOB_COMPLETION_INDEX": "", "INFERBENCH_SWEEPS": "x"},
+                ["and none is set", "JOB_COMPLETION_INDEX is not set", "INFERBENCH_SWEEPS: found 'x'"],
+                id="no plan at all, no index, and a list that is none",
+            ),
         ],
     )
     def test_an_environment_that_makes_no_sense_is_told_in_the_message_and_the_status_is_43(
-        self, place: Place, more: Mapping[str, str], words: str
+        self, place: Place, more: Mapping[str, str], words: list[str]
     ) -> None:
         """In plain words: there is no plan whose result could carry them."""
         pod = Pod(place, documents.scripted_plan(), more=more)
@@ -287,7 +324,7 @@ class TestFaults:
         done = pod.run()
 
         assert done.returncode == 43
-        assert words in done.stderr
+        assert [word for word in words if word not in done.stderr] == []
         assert pod.message.read_text() == done.stderr.strip()
 
     def test_a_plan_that_was_changed_is_refused(self, place: Place) -> None:
@@ -346,7 +383,8 @@ class TestMessageFile:
 class TestReadOnlyRoot:
     def test_nothing_is_written_but_below_the_folders_that_a_pod_has_for_it(self, place: Place) -> None:
         """The whole file system is read-only, and so is the working folder; HOME, TMPDIR and the cache are not."""
-        pod = Pod(place, documents.scripted_plan(batchSizes=[1, 2]))
+        pod = Pod(place, documents.scripted_plan())
+        pod.message.write_bytes(b"x" * 10)
 
         done = pod.run(read_only_root(place.folder))
 
@@ -362,21 +400,13 @@ def read_only_root(but: Path) -> tuple[str, ...]:
 
 
 class TestMetrics:
-    def test_while_it_runs_it_can_be_scraped(self, place: Place) -> None:
-        port = a_free_port()
-        pod = hanging(place)
-        pod = Pod(place, pod.plan, more={"INFERBENCH_METRICS_PORT": str(port)})
-        with while_it_hangs(pod) as program:
-            wait_until(lambda: scrape(port), "the metrics")
-            found = scrape(port)
-            program.terminate()
-            program.communicate(timeout=GRACE_SECONDS)
+    def test_while_it_runs_it_can_be_scraped(self, stopped: Stopped) -> None:
+        found = stopped.found
 
-        assert program.returncode == 143
         assert found["inferbench_runner_progress_ratio",] == pytest.approx(1 / 3)
         assert found["inferbench_runner_cells", ("outcome", "Measured")] == 1
         calls = found["inferbench_runner_call_duration_seconds_count", ("batch_size", "1")]
-        assert calls == pod.result().cells[0].samples
+        assert calls == stopped.pod.result().cells[0].samples
         (cell,) = [dict(labels) for name, *labels in found if name == "inferbench_runner_cell_info"]
         assert (cell["backend"], cell["precision"], cell["batch_size"]) == ("fake", "fp32", "2")
 

@@ -53,9 +53,10 @@ class Workplace:
         return prepare.read_answer(self.folder / f"{name}.answer.json")
 
     def run(self, request: Request) -> Artifacts | Refusal:
-        with self.start(request) as process:
-            process.communicate(timeout=PATIENCE_SECONDS)
-        assert process.returncode == 0
+        """Do here what the process does, where nothing is about the process."""
+        files = (self.folder / "request.json", self.folder / "one.answer.json")
+        prepare.command(request, *files)
+        assert prepare.main([str(file) for file in files]) == 0
         return self.answer()
 
     def entries(self) -> list[str]:
@@ -142,7 +143,7 @@ class TestBadDays:
         assert prepare.locate(request) == first
 
     def test_two_processes_that_prepare_the_same_model_at_once_both_have_it(self, workplace):
-        request = workplace.request(WITHOUT_EXPORT)
+        request = workplace.request(WITHOUT_EXPORT, a_layer(workplace.folder))
 
         processes = [workplace.start(request, name) for name in ("one", "two")]
         for process in processes:
@@ -169,13 +170,9 @@ class TestBadDays:
     def test_a_full_disk_is_an_environment_fault_in_the_answer(self, workplace, monkeypatch):
         (workplace.folder / "cache").write_text("no folder")
         monkeypatch.setattr(sys, "argv", ["prepare"])
-        files = (workplace.folder / "request.json", workplace.folder / "one.answer.json")
-        prepare.command(workplace.request(), *files)
-
-        assert prepare.main([str(file) for file in files]) == 0
 
         with pytest.raises(EnvironmentFault, match="INFERBENCH_CACHE"):
-            workplace.answer()
+            workplace.run(workplace.request())
 
     def test_a_factory_that_raises_is_a_failure_with_its_words(self, workplace):
         model = tiny.a_model(workplace.folder, colour="blue")
@@ -186,19 +183,34 @@ class TestBadDays:
         assert refusal.message.startswith("TypeError: make() got an unexpected keyword argument 'colour'")
 
     def test_a_reference_of_nan_is_refused(self, workplace):
-        (workplace.folder / "nan_models.py").write_text(
-            "import torch\ndef make():\n    layer = torch.nn.Linear(4, 2)\n"
-            "    layer.bias.data.fill_(float('nan'))\n    return layer\n",
-        )
-        model = {"python": {"factory": "nan_models:make"}, "inputs": [{"name": "x", "shape": [4]}]}
-        files = (workplace.folder / "request.json", workplace.folder / "one.answer.json")
-        prepare.command(workplace.request(WITHOUT_EXPORT, ModelSpec.model_validate(model)), *files)
+        refusal = workplace.run(workplace.request(WITHOUT_EXPORT, a_layer(workplace.folder, bias="nan")))
 
-        prepare.main([str(file) for file in files])
-
-        refusal = workplace.answer()
         assert refusal.outcome is Outcome.FAILED
         assert "has NaN or infinity in output" in refusal.message
+
+
+@pytest.mark.parametrize(
+    ("shape", "is_asked"),
+    [pytest.param([1, 3, 32, 32], True, id="a batch of one"), pytest.param([5, 32, 32], False, id="another mistake")],
+)
+def test_a_shape_that_the_model_refuses_and_that_may_hold_the_batch_is_asked_about(workplace, shape, is_asked):
+    model = tiny.a_model(workplace.folder).model_dump(mode="json", exclude_none=True)
+    model["inputs"][0]["shape"] = shape
+
+    refusal = workplace.run(workplace.request(WITHOUT_EXPORT, ModelSpec.model_validate(model)))
+
+    assert refusal.message.startswith("RuntimeError: ")
+    assert (f"image is {shape}: leave out the batch dimension" in refusal.message) == is_asked
+
+
+def a_layer(folder, bias="0"):
+    """Write the factory of one layer, which takes no images, and return the model."""
+    (folder / "layer_models.py").write_text(
+        "import torch\ndef make(bias):\n    layer = torch.nn.Linear(4, 2)\n"
+        "    layer.bias.data.fill_(float(bias))\n    return layer\n",
+    )
+    factory = {"factory": "layer_models:make", "kwargs": {"bias": bias}}
+    return ModelSpec.model_validate({"python": factory, "inputs": [{"name": "x", "shape": [4]}]})
 
 
 def test_a_model_that_cannot_be_exported_is_unsupported_and_keeps_what_other_backends_read(workplace):
@@ -208,13 +220,10 @@ def test_a_model_that_cannot_be_exported_is_unsupported_and_keeps_what_other_bac
         "def make():\n    return Wild()\n",
     )
     model = {"python": {"factory": "wild_models:make"}, "inputs": [{"name": "x", "shape": [4]}]}
-    files = (workplace.folder / "request.json", workplace.folder / "one.answer.json")
     request = workplace.request(model=ModelSpec.model_validate(model))
-    prepare.command(request, *files)
 
-    prepare.main([str(file) for file in files])
+    refusal = workplace.run(request)
 
-    refusal = workplace.answer()
     assert refusal.outcome is Outcome.UNSUPPORTED
     assert refusal.message.startswith("ExportFailed: ")
     assert prepare.locate(request.model_copy(update={"artifacts": WITHOUT_EXPORT})) is not None

@@ -8,6 +8,7 @@ import json
 import re
 import shutil
 import subprocess
+from functools import partial
 from importlib import resources
 
 import pytest
@@ -33,21 +34,26 @@ SCHEMES = {"light": "--blink-settings=preferredColorScheme=1", "dark": "--blink-
 DRAWN_STYLES = 5
 """So many strategies of `resnet50` have numbers."""
 
+WIDTHS = (320, 390, 768, 1280)
+
 # A page cannot be asked from outside, and headless Chromium makes no window narrower than 500 pixels: so the report
-# stands in a frame, which media queries take for the screen, and the page around it reads what became of it.
-FRAME = """<!doctype html><iframe width="{width}" height="900" srcdoc="{page}"></iframe><pre id="found"></pre><script>
+# stands in frames, which media queries take for the screen, and the page around them reads what became of it.
+FRAME = """<iframe width="{width}" height="900" srcdoc="{page}"></iframe>"""
+PAGE = """<!doctype html>{frames}<pre id="found"></pre><script>
 onload = () => {{
-  const page = document.querySelector("iframe").contentDocument;
-  const right = element => Math.ceil(element.getBoundingClientRect().right);
-  const every = [...page.body.querySelectorAll("*")];
-  const shown = every.filter(element => !element.closest(".scroll *, .skip, .shapes"));
-  const outside = shown.filter(element => right(element) > {width});
-  const charts = [...page.querySelectorAll("figure svg")].map(element => element.getBoundingClientRect().width);
-  document.getElementById("found").textContent = JSON.stringify({{
-    scrollWidth: page.documentElement.scrollWidth,
-    outside: outside.map(element => element.outerHTML.slice(0, 80)),
-    charts,
+  const found = [...document.querySelectorAll("iframe")].map(frame => {{
+    const page = frame.contentDocument;
+    const right = element => Math.ceil(element.getBoundingClientRect().right);
+    const every = [...page.body.querySelectorAll("*")];
+    const shown = every.filter(element => !element.closest(".scroll *, .skip, .shapes"));
+    const outside = shown.filter(element => right(element) > frame.width);
+    return {{
+      scrollWidth: page.documentElement.scrollWidth,
+      outside: outside.map(element => element.outerHTML.slice(0, 80)),
+      charts: [...page.querySelectorAll("figure svg")].map(element => element.getBoundingClientRect().width),
+    }};
   }});
+  document.getElementById("found").textContent = JSON.stringify(found);
 }};
 </script>"""
 
@@ -60,17 +66,28 @@ def chromium():
     return found
 
 
+def opened(chromium, folder, text, *flags):
+    """Open a page and return what Chromium printed."""
+    page = folder / "page.html"
+    page.write_text(text, encoding="utf-8")
+    command = [chromium, *FLAGS, f"--user-data-dir={folder / 'profile'}", *flags, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
+
+
 @pytest.fixture
 def browse(chromium, tmp_path):
-    """Open a page and return what Chromium printed."""
+    """Opens a page in the folder of the test."""
+    return partial(opened, chromium, tmp_path)
 
-    def open_page(text, *flags):
-        page = tmp_path / "page.html"
-        page.write_text(text, encoding="utf-8")
-        command = [chromium, *FLAGS, f"--user-data-dir={tmp_path / 'profile'}", *flags, page.as_uri()]
-        return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True).stdout
 
-    return open_page
+@pytest.fixture(scope="module")
+def framed(chromium, tmp_path_factory):
+    """What became of the report at each width."""
+    text = html.escape(page_of(*resnet50()))
+    page = PAGE.format(frames="".join(FRAME.format(width=width, page=text) for width in WIDTHS))
+    dom = opened(chromium, tmp_path_factory.mktemp("framed"), page, "--window-size=1400,1000", "--dump-dom")
+    found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
+    return dict(zip(WIDTHS, found, strict=True))
 
 
 @pytest.fixture
@@ -107,13 +124,10 @@ def test_a_browser_draws_text_and_every_strategy_in_the_colours_of_its_scheme(ph
     assert drawn == [True] * DRAWN_STYLES + [False] * (8 - DRAWN_STYLES)
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_the_page_fits_the_screen_and_tables_scroll_by_themselves(browse, width):
-    frame = FRAME.format(width=width, page=html.escape(page_of(*resnet50())))
+@pytest.mark.parametrize("width", WIDTHS)
+def test_the_page_fits_the_screen_and_tables_scroll_by_themselves(framed, width):
+    found = framed[width]
 
-    dom = browse(frame, "--window-size=1400,1000", "--dump-dom")
-
-    found = json.loads(html.unescape(re.search(r'<pre id="found">(.*?)</pre>', dom, re.DOTALL)[1]))
     assert found["outside"] == []
     assert found["scrollWidth"] <= width
     assert len(found["charts"]) == 13

@@ -30,6 +30,11 @@ class Ran:
     told: list[Mapping[str, Any]] = field(default_factory=list)
 
     @property
+    def scratch(self) -> Path:
+        """A folder for temporary files, where a test makes one."""
+        return self.folder / "scratch"
+
+    @property
     def last(self) -> SweepResult:
         return self.delivered[-1]
 
@@ -84,11 +89,13 @@ def bad_day(tmp_path_factory: pytest.TempPathFactory) -> Ran:
     plan = documents.scripted_plan(
         batchSizes=list(range(1, AFTER + 1)),
         faults=[{"fault": fault, "batchSize": batch_of(fault)} for fault in FAULTS],
-        timeoutSecondsPerSweep=40,
+        timeoutSecondsPerSweep=60,
     )
     ran = Ran(tmp_path_factory.mktemp("bad-day"))
+    ran.scratch.mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(memory.LIMIT, "300")
+        patch.setattr(tempfile, "tempdir", str(ran.scratch))
         ran.start(plan)
     return ran
 
@@ -198,37 +205,32 @@ def test_a_sweep_that_is_asked_to_stop_gives_up_the_cell_in_flight_and_keeps_the
     assert ran.outcomes == {1: Outcome.MEASURED}
 
 
-def test_what_an_earlier_run_measured_is_not_measured_again(ran: Ran) -> None:
-    plan = documents.scripted_plan(batchSizes=[1, 2])
-    before = measured(1, latency_ms=123)
-
-    ran.start(plan, previous=a_result(plan, cells=[before]))
-
-    assert ran.cell(1) == before
-    assert ran.cell(2).latency_median_ns != before.latency_median_ns
-    assert [result.in_flight for result in ran.delivered if result.in_flight] == [2]
+MEASURED_BEFORE = measured(1, latency_ms=123)
 
 
-def test_the_pause_after_an_interruption_counts_as_nobody_s_time(ran: Ran) -> None:
-    """The sweep began an hour ago and was interrupted after twenty seconds, of which it prepared for five."""
-    plan = documents.scripted_plan(batchSizes=[1, 2])
+@pytest.fixture(scope="module")
+def went_on(tmp_path_factory: pytest.TempPathFactory) -> Ran:
+    """A sweep that began an hour ago and was interrupted after twenty seconds, of which it prepared for five."""
+    plan, ran = documents.scripted_plan(batchSizes=[1, 2]), Ran(tmp_path_factory.mktemp("went-on"))
     an_hour_ago_ms = time.time_ns() // 1_000_000 - 3_600_000
     times = {"started_ms": an_hour_ago_ms, "finished_ms": an_hour_ago_ms + 20_000, "prepare_ms": 5_000}
-
-    ran.start(plan, previous=a_result(plan, cells=[measured(1)], **times))
-
-    assert 20_000 <= ran.last.finished_ms - ran.last.started_ms < 600_000
-    assert ran.last.prepare_ms >= 5_000
+    ran.start(plan, previous=a_result(plan, cells=[MEASURED_BEFORE], **times))
+    return ran
 
 
-def test_a_sweep_leaves_nothing_in_the_folder_for_temporary_files(ran: Ran, monkeypatch) -> None:
-    scratch = ran.folder / "scratch"
-    scratch.mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+def test_what_an_earlier_run_measured_is_not_measured_again(went_on: Ran) -> None:
+    assert went_on.cell(1) == MEASURED_BEFORE
+    assert went_on.cell(2).latency_median_ns != MEASURED_BEFORE.latency_median_ns
+    assert [result.in_flight for result in went_on.delivered if result.in_flight] == [2]
 
-    ran.start(documents.scripted_plan(faults=[{"fault": "crash"}]))
 
-    assert list(scratch.iterdir()) == []
+def test_the_pause_after_an_interruption_counts_as_nobody_s_time(went_on: Ran) -> None:
+    assert 20_000 <= went_on.last.finished_ms - went_on.last.started_ms < 600_000
+    assert went_on.last.prepare_ms >= 5_000
+
+
+def test_a_sweep_leaves_nothing_in_the_folder_for_temporary_files(bad_day: Ran) -> None:
+    assert list(bad_day.scratch.iterdir()) == []
 
 
 def test_without_a_folder_for_temporary_files_the_sentence_says_what_to_do(ran: Ran, monkeypatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -28,7 +29,7 @@ def a_run(**told) -> Summary:
 
 
 def wanted(batch_size: int = 4, strategy: str | None = None) -> Wanted:
-    return Wanted(Path("out"), batch_size, strategy, Path(), Path("handed"))
+    return Wanted(Path("out"), batch_size, strategy, None, Path("handed"))
 
 
 def test_without_a_strategy_it_is_the_best_at_the_batch_size():
@@ -85,3 +86,22 @@ def test_the_measurement_is_told_with_its_interval_and_its_doubts():
     assert said["speedupMilli"] == pytest.approx(1252, abs=2)
     assert (said["doubts"], said["relativeL2PartsPerBillion"]) == (["NoisyNeighbour"], 500)
     assert "top1AgreementBasisPoints" not in said
+
+
+class TestModelFolder:
+    def test_it_is_that_of_the_file_that_was_run_wherever_one_stands_now(self, tmp_path):
+        asked = replace(wanted(), results=tmp_path / "results/mine")
+        (tmp_path / "results/mine").mkdir(parents=True)
+
+        assert export.model_folder(asked, {"modelFolder": "../../examples"}) == tmp_path / "examples"
+
+    @pytest.mark.parametrize(("said", "found"), [("models", "models"), (None, ".")])
+    def test_where_nobody_wrote_it_down_it_is_the_folder_that_is_named_or_this_one(self, said, found):
+        asked = replace(wanted(), model_folder=said and Path(said))
+
+        assert export.model_folder(asked, {}) == Path.cwd() / found
+
+    def test_the_folder_that_is_named_counts(self):
+        asked = replace(wanted(), model_folder=Path("models"))
+
+        assert export.model_folder(asked, {"modelFolder": "../../examples"}) == Path.cwd() / "models"

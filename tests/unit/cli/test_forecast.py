@@ -9,10 +9,17 @@ def test_a_plan_tells_what_it_takes_at_most_and_what_is_likely():
     plan = scripted_plan(precisions=["fp32", "fp16"], batchSizes=[1, 2, 4], measurement=rounds(2))
 
     assert forecast.how_long(plan) == (
-        "12 processes warm up and measure for at most 1 min together. "
+        "12 processes warm up and measure for at most 24 s together. "
         "Estimate: about 1 min; preparing the model and compiling come on top. "
-        "The time limit of each sweep ends everything after 2.0 h."
+        "The time limit of each sweep ends everything after 2 h."
     )
+
+
+def test_what_is_a_limit_is_not_rounded():
+    """Forty processes of 1 s each for calls and warm-up take up to 80 s, which are more than 1 min."""
+    told = forecast.how_long(scripted_plan(batchSizes=[*range(1, 11)], measurement=rounds(4)))
+
+    assert told.startswith("40 processes warm up and measure for at most 1 min 20 s together. ")
 
 
 def test_the_estimate_is_of_the_sweeps_that_are_left():
@@ -27,6 +34,20 @@ def test_what_few_rounds_cannot_tell_is_said_before_they_run(count, begins):
     told = forecast.few_rounds(count)
 
     assert told is None if begins is None else told.startswith(begins)
+
+
+@pytest.mark.parametrize(
+    ("threads", "is_warned"),
+    [
+        pytest.param(None, False, id="as many as there are"),
+        pytest.param(2, False, id="one for each CPU"),
+        pytest.param(64, True, id="more than CPUs"),
+    ],
+)
+def test_more_threads_than_cpus_are_warned_of(threads, is_warned):
+    said = forecast.crowded(threads, cpus=2)
+
+    assert (said is not None and said.startswith("cpu.threads is 64, and 2 CPUs may be used here: ")) == is_warned
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import io
+import json
 import re
 import signal
 from pathlib import Path
@@ -7,13 +8,15 @@ import pytest
 import yaml
 
 from inferbench_cli import __main__ as program
-from inferbench_cli import commands, machine, validation
+from inferbench_cli import commands, forecast, machine, validation
+from inferbench_cli import run as runs
 from inferbench_cli.folder import Folder, opened
 from inferbench_contract import result as results
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError, ResultError, SpecError
+from inferbench_contract.summary import summarize
 from inferbench_contract.words import Backend, Outcome, Precision
-from tests.documents import scripted, scripted_plan, scripted_text
-from tests.results import a_result, ended
+from tests.documents import rounds, scripted, scripted_benchmark, scripted_plan, scripted_text
+from tests.results import a_result, ended, results_for
 
 
 def run(*arguments: object) -> int:
@@ -146,7 +149,7 @@ class TestCommands:
         (tmp_path / "a.onnx").touch()
 
         assert run("validate", file) == 0
-        told = "spec.model.onnx.path: the file was not looked into: onnx is not installed."
+        told = "spec.model.onnx: it was not looked into: onnx is not installed."
         assert capsys.readouterr().err == f"{file}: warning: {told}\n"
 
     @pytest.mark.parametrize(
@@ -185,7 +188,7 @@ class TestCommands:
 
     @pytest.mark.parametrize("more", [[], ["--json"]], ids=["a table", "JSON"])
     def test_a_run_that_can_measure_nothing_ends_as_the_report_of_its_folder(self, tmp_path, capsys, monkeypatch, more):
-        monkeypatch.setattr(machine, "ask", lambda *_: {})
+        monkeypatch.setattr(machine, "describe", lambda *_: {"modelSha256": "1"})
         monkeypatch.setattr(signal, "signal", lambda *_: None)  # these are handlers of the process that runs the tests
         file, path = tmp_path / "bench.yaml", tmp_path / "out"
         file.write_text(scripted_text(model={"onnx": {"path": "a.onnx"}}, backends=["torch-eager"], backendOptions={}))
@@ -236,6 +239,62 @@ class TestCommands:
         commands._announce(console, scripted_plan(**spec), (), Folder(Path("out")))
 
         assert stream.getvalue().splitlines()[-1].startswith(last)
+
+    def test_a_run_begins_with_what_this_machine_cannot_do_and_leaves_it_out_of_the_estimate(self, tmp_path):
+        reason = "NoKernel: this processor has no avx512_fp16."
+        (tmp_path / "environment.json").write_text(json.dumps({"unsupportedHere": {"fake/fp16": reason}}))
+        plan = scripted_plan(precisions=["fp32", "fp16"], batchSizes=[1, 8], measurement=rounds(20))
+        console = commands._console()
+        console.file = io.StringIO()
+        commands._announce(console, plan, plan.sweeps, Folder(tmp_path))
+
+        first, second, third, *_ = console.file.getvalue().splitlines()
+        half = [sweep for sweep in plan.sweeps if str(sweep.strategy) == "fake/fp32"]
+        assert first.startswith("2 of 4 cells in 20 rounds, 40 sweeps")
+        assert second == f"not measured: fake/fp16: {reason}"
+        assert third == forecast.likely(half, plan.work.measurement)
+        assert third != forecast.likely(plan.sweeps, plan.work.measurement)
+
+    def test_a_run_begins_with_how_many_of_the_cells_it_can_measure(self):
+        """The answer counts all of them."""
+        plan = scripted_plan(
+            backends=["torch-eager", "onnxruntime"],
+            precisions=["fp32", "int8-static"],
+            batchSizes=[1, 8],
+            backendOptions={},
+        )
+        console = commands._console()
+        console.file = io.StringIO()
+        commands._announce(console, plan, (), Folder(Path("out")))
+
+        assert console.file.getvalue().startswith("6 of 8 cells in 1 round, 3 sweeps, to out/\n")
+
+    @pytest.mark.parametrize(
+        ("latency_ms", "words"),
+        [
+            pytest.param(None, "Interrupted before anything was measured. To go on: ", id="at once"),
+            pytest.param(10, "Interrupted; what was measured is kept. To go on: ", id="later"),
+        ],
+    )
+    def test_an_interrupted_run_says_whether_there_is_something_to_keep(self, tmp_path, capsys, latency_ms, words):
+        benchmark, plan = scripted_benchmark(), scripted_plan()
+        found = summarize(benchmark, plan, results_for(plan, lambda *_: latency_ms))
+        arguments = program.parser().parse_args(["run", "bench.yaml"])
+
+        commands._say_how_it_ended(runs.Ended(found, Folder(tmp_path), interrupted=True, fault=None), arguments)
+
+        assert capsys.readouterr().err.startswith(words)
+
+    @pytest.mark.parametrize(
+        ("found", "told"),
+        [
+            pytest.param("/usr/bin/inferbench", "/opt/bin/inferbench", id="the name is another program's"),
+            pytest.param("/opt/x/../bin/inferbench", "inferbench", id="the name is this program's"),
+            pytest.param(None, "/opt/bin/inferbench", id="the name leads nowhere"),
+        ],
+    )
+    def test_a_command_to_paste_names_the_program_so_that_a_shell_finds_it(self, found, told):
+        assert commands._called("/opt/bin/inferbench", found) == told
 
     def test_what_is_to_be_installed_is_printed_to_the_letter(self):
         """The brackets of an extra are no markup."""

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import replace
 from functools import cache
 from html.parser import HTMLParser
 from importlib import resources
@@ -11,7 +12,7 @@ import pytest
 
 from inferbench_cli import figures, markup, report
 from inferbench_contract import doubts, sentences
-from inferbench_contract.words import Doubt, Outcome, Strategy
+from inferbench_contract.words import Device, Doubt, Outcome, Strategy
 from tests.builders import a_benchmark
 from tests.reports import ENVIRONMENT, OUT_OF_MEMORY, many_cells, page_of, resnet50, samples_of, summary_of
 from tests.results import TRAINED, cell, compared, ended, measured, three_backends
@@ -353,8 +354,8 @@ def test_each_expectation_is_shown_with_its_verdict_and_the_ratio_that_decided()
 def test_each_doubt_that_occurred_is_explained_and_no_other():
     found = Page(text_of("a usual run"))
 
-    assert doubts.explain(Doubt.DRIFTED) in found.text["doubts"]
-    assert doubts.explain(Doubt.FEW_SAMPLES) in found.text["doubts"]
+    assert doubts.explain(Doubt.DRIFTED, Device.CPU) in found.text["doubts"]
+    assert doubts.explain(Doubt.FEW_SAMPLES, Device.CPU) in found.text["doubts"]
     assert str(Doubt.THROTTLED) not in found.text["doubts"]
     assert row_of(found, "torch-compile/fp32@8")["Doubts and reasons"] == "Drifted 1/4"
 
@@ -376,10 +377,14 @@ def test_answers_are_compared_after_the_calls_were_timed():
 
 
 def test_where_the_time_went_is_told_in_parts_of_the_whole():
+    """As on the terminal, without the time between sweeps, which may be somebody's night."""
     benchmark, summary = resnet50()
-    found = page(benchmark, summary)
+    found = page(benchmark, replace(summary, spent=replace(summary.spent, idle=12)))
 
     assert found.column("spent", "Time")[0] == "2 min 48 s"
+    assert "42%" in found.column("spent", "Share")[0]
+    assert sentences.spent(summary.spent).startswith("Took 6 min 40 s: 42% measuring, ")
+    assert "Where 6 min 40 s went. Between sweeps 12 s more passed." in found.text["method"]
     assert summary.spent.measuring == 168
     assert f"{sum(row.samples for row in summary.table.rows.values()):,} timed calls in all" in found.text["method"]
 
@@ -539,6 +544,22 @@ def test_a_round_that_is_a_fifth_slower_stands_a_fifth_above_the_others():
     assert "onnxruntime/fp32 -4.5 to +14.7%" in description
     assert "torch-eager/fp32 +0.0 to +0.0%" in description
     assert {"+15%", "0"} & set(texts(chart))
+
+
+def test_rounds_that_differ_manifold_are_told_as_ratios():
+    """Of 16 and 1 the mean is 4: in percent that would be +300 and -75, and an axis would go on to -100 and beyond."""
+
+    def slow_once(strategy, _, round_):
+        return QUICK[strategy.backend] * (16 if strategy.backend == "onnxruntime" and round_ % 2 else 1)
+
+    chart = chart_of(page_of(*three(slow_once)), "rounds-1")
+
+    assert "onnxruntime/fp32 0.25x to 4.00x" in chart.find("desc").text
+    assert {"0.3x", "1x", "3x", "median over its own mean, logarithmic"} <= set(texts(chart))
+    assert not any("%" in text for text in texts(chart))
+    (rule,) = [element.get("d") for element in chart.iter("path") if element.get("class") == "origin"]
+    (at_1x,) = [element.get("y") for element in chart.iter("text") if element.text == "1x"]
+    assert float(re.search(r",([\d.]+)H", rule)[1]) == pytest.approx(float(at_1x) - 4)
 
 
 def test_the_spread_of_calls_is_told_around_their_median():

@@ -7,13 +7,14 @@ import pytest
 
 from inferbench_cli import run
 from inferbench_cli.folder import Folder
+from inferbench_cli.progress import Silent
 from inferbench_contract import plan as plans
 from inferbench_contract import result as results
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import Summary, summarize
 from inferbench_contract.words import Doubt, Outcome
-from tests.documents import rounds, scripted_benchmark
+from tests.documents import rounds, scripted_benchmark, scripted_text
 from tests.results import cell, compared, ended, measured, results_for
 
 PROMISED = (
@@ -94,6 +95,21 @@ class TestExitStatus:
         found = summary_of(benchmark, lambda _, size, __: ended(outcome, size))
 
         assert run.exit_status(run.Ended(found, Folder(Path()), False, None), benchmark) == 1
+
+
+class TestRefusal:
+    """What is said where the model cannot be prepared."""
+
+    def test_it_names_the_log_that_has_the_traceback(self, tmp_path):
+        log = tmp_path / "preparing.log"
+        log.write_text("Traceback (most recent call last): ...")
+
+        told = run.refusal("ValueError: depth is 7.", log)
+
+        assert f" ends here: ValueError: depth is 7. What was printed meanwhile is in {log}. Mend the model " in told
+
+    def test_without_a_log_it_names_none(self, tmp_path):
+        assert "printed" not in run.refusal("ValueError", tmp_path / "preparing.log")
 
 
 class TestCellsCsv:
@@ -223,3 +239,72 @@ class TestWriteAnswer:
 
         assert found.counts.missing == 1
         assert (tmp_path / "report.html").read_text().startswith("<!")
+
+
+FACTORY = {"python": {"factory": "mine:make"}, "inputs": [{"name": "image", "shape": [3, 32, 32]}]}
+
+NOW = {"fingerprint": "a machine", "modelSha256": "1", "governor": "powersave"}
+
+
+class TestWhatDiffers:
+    @pytest.mark.parametrize(
+        ("before", "differs"),
+        [
+            pytest.param(NOW, None, id="the same"),
+            pytest.param({}, None, id="nothing is known"),
+            pytest.param({**NOW, "modelSha256": None}, None, id="nobody wrote down of which model they are"),
+            pytest.param(
+                {**NOW, "modelSha256": "2"},
+                "The code of the model (mine:make) is not what was measured",
+                id="of another model",
+            ),
+            pytest.param(
+                {**NOW, "fingerprint": "another", "governor": "performance"},
+                "This machine is not as it was (governor changed)",
+                id="of another machine",
+            ),
+        ],
+    )
+    def test_results_of_two_machines_or_two_models_are_not_put_together(self, before, differs):
+        assert run.what_differs(before, NOW, scripted_benchmark(model=FACTORY)) == differs
+
+    def test_of_a_model_in_a_file_it_is_the_file_that_differs(self):
+        file = scripted_benchmark(model={"onnx": {"path": "model.onnx"}})
+
+        assert run.what_differs({"modelSha256": "2"}, NOW, file).startswith("The model's file is not the one")
+
+
+class TestRun:
+    @pytest.fixture
+    def begun(self, tmp_path, monkeypatch):
+        """Begins or goes on with a run of a factory whose code has this hash, of which every sweep is measured."""
+        file = tmp_path / "models/bench.yaml"
+        file.parent.mkdir()
+        file.write_text(scripted_text(model=FACTORY))
+        plan = plans.expand(scripted_benchmark(model=FACTORY))
+
+        def begun(sha256):
+            told = {"fingerprint": "a machine", "modelSha256": sha256}
+            monkeypatch.setattr(run.machine, "describe", lambda *_: told)
+            return run.run(file, tmp_path / "out", lambda *_: Silent(), fresh=False)
+
+        (tmp_path / "out/results").mkdir(parents=True)
+        for result in results_for(plan, lambda *_: 10):
+            (tmp_path / f"out/results/{result.sweep}.json").write_bytes(results.encode(result))
+        for name, text in {"plan.json": plan.dump(), "benchmark.yaml": file.read_text()}.items():
+            (tmp_path / "out" / name).write_text(text)
+        return begun
+
+    def test_it_does_not_go_on_with_a_model_whose_code_was_changed(self, begun):
+        begun("1")
+        begun("1")
+
+        with pytest.raises(
+            EnvironmentFault, match=r"model \(mine:make\) is not .* --fresh to throw those results away"
+        ):
+            begun("2")
+
+    def test_it_writes_down_where_the_model_lies_as_seen_from_its_results(self, begun, tmp_path):
+        begun("1")
+
+        assert Folder(tmp_path / "out").environment()["modelFolder"] == "../models"

@@ -10,7 +10,7 @@ from inferbench_contract import plan as plans
 from inferbench_contract.doubts import explain
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import summarize
-from inferbench_contract.words import Doubt, Outcome
+from inferbench_contract.words import Device, Doubt, Outcome
 from tests.documents import rounds, scripted_benchmark
 from tests.results import TRAINED, compared, ended, measured, results_for
 
@@ -57,7 +57,7 @@ def test_the_answer_is_read_in_five_seconds():
         "\n\nNot in the ranking\n"
         "  fake/bf16@8: Crashed: SIGSEGV: fake/bf16@8 was killed by a signal. (in 1 of 4 rounds)\n"
         "\nDoubts about the numbers in the table (in brackets: about the baseline's)\n"
-        f"  a  NoisyNeighbour: {explain(Doubt.NOISY_NEIGHBOUR)}\n"
+        f"  a  NoisyNeighbour: {explain(Doubt.NOISY_NEIGHBOUR, Device.CPU)}\n"
     )
 
 
@@ -83,7 +83,7 @@ def test_all_strategies_are_shown_on_demand_the_fastest_first():
         ("8", "fake/fp32", "baseline", "none"),
         ("8", "fake/fp16", "Slower", "a"),
     ]
-    assert f"\n  a  FewSamples: {explain(Doubt.FEW_SAMPLES)}" in text
+    assert f"\n  a  FewSamples: {explain(Doubt.FEW_SAMPLES, Device.CPU)}" in text
 
 
 def test_a_speedup_has_the_doubts_of_both_its_sides():
@@ -98,8 +98,8 @@ def test_a_speedup_has_the_doubts_of_both_its_sides():
 
     assert re.search(r"^ *1 +fake/fp16 .* \(a, b\)$", text, re.MULTILINE)
     assert re.search(r"^ *8 +fake/fp16 .* b \(a, b\)$", text, re.MULTILINE)
-    assert f"\n  a  Unsettled: {explain(Doubt.UNSETTLED)}\n" in text
-    assert f"\n  b  FewSamples: {explain(Doubt.FEW_SAMPLES)}\n" in text
+    assert f"\n  a  Unsettled: {explain(Doubt.UNSETTLED, Device.CPU)}\n" in text
+    assert f"\n  b  FewSamples: {explain(Doubt.FEW_SAMPLES, Device.CPU)}\n" in text
 
 
 def test_how_much_others_took_is_told_where_it_is_known():
@@ -232,7 +232,48 @@ def test_wide_intervals_and_long_words_leave_no_column_out(width):
 
     assert "…" not in text
     assert re.search(r"^ *Batch +Strategy +Latency +Inputs/s +Speedup +baseline +fp32 +Doubts$", text, re.MULTILINE)
-    assert re.search(r"^ *1 +onnxruntime/ +.* a,", text, re.MULTILINE)
+    assert re.search(r"^ *1 +onnxruntime/.* a,", text, re.MULTILINE)
+
+
+def test_two_rounds_that_have_nothing_in_common_fit_into_80_columns():
+    """Their intervals have ten digits and more, all of which say the same."""
+
+    def latency_of(strategy, size, round_):
+        latency_ms = {"fp32": 800, "bf16": 20, "int8-static": 0.5}[strategy.precision]
+        return measured(size, latency_ms * (1 + 30 * ((size + round_) % 2)), **compared(0.97))
+
+    benchmark = scripted_benchmark(
+        model=TRAINED,
+        backends=["torch-compile"],
+        precisions=["fp32", "bf16", "int8-static"],
+        backendOptions={},
+        batchSizes=[1, 8],
+        measurement=rounds(2),
+    )
+    text = printed(benchmark, latency_of, width=80, is_all=True)
+
+    table_ = text[: text.index("Batch 1: ")].splitlines()
+    assert max(map(len, table_)) <= 80
+    assert "(±>1000x)" in text
+    assert not re.search(r"\d,\d{3},\d{3}", text)
+
+
+def test_who_is_unsure_only_among_others_has_a_footnote():
+    """The logs of fp16's ratios lie 3.6 standard errors from 0: 3.18 would do for one comparison, two take 4.18."""
+
+    def latency_of(strategy, size, round_):
+        if strategy.precision != "fp16":
+            return 10 + (strategy.precision == "bf16") * (round_ - 1.5) / 10
+        return 10 / 1.5 ** (1 + 0.481 * (-1, 1, 1, -1)[round_])
+
+    benchmark = scripted_benchmark(precisions=["fp32", "fp16", "bf16"], measurement=rounds(4))
+    alone = scripted_benchmark(precisions=["fp32", "fp16"], measurement=rounds(4))
+    text = printed(benchmark, latency_of, is_all=True)
+
+    assert re.search(r"^ *1 +fake/fp16 .* Inconclusive\* ", text, re.MULTILINE)
+    assert re.search(r"^ *1 +fake/bf16 .* Inconclusive +none", text, re.MULTILINE)
+    assert "\n* The interval leaves 1x out, which would do for one comparison. " in text
+    assert "*" not in printed(alone, latency_of, is_all=True)
 
 
 def test_sentences_are_one_line_each_where_no_terminal_wraps_them():

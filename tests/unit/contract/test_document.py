@@ -70,7 +70,7 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file():
     )
 
     assert mistakes(text) == (
-        f'f.yaml:7: spec.backends[1]: found "tensort", expected one of {", ".join(Backend)}.',
+        f'f.yaml:7: spec.backends[1]: found "tensort", expected one of {", ".join(Backend)}: did you mean tensorrt?',
         "f.yaml:8: spec.batchSizes[2]: found 0, expected an integer from 1 to 65536.",
         "f.yaml:9: spec.precision: found an unknown field, did you mean precisions?",
         "f.yaml:10: spec.measurement.rounds: found 3, expected an even number, or 1 for a look without verdicts.",
@@ -236,6 +236,45 @@ def test_all_mistakes_are_told_at_once_in_the_order_of_the_file():
 )
 def test_a_mistake_names_its_line_its_place_the_value_and_what_was_expected(fields, mistake):
     assert the_mistake(a_document(**fields)).startswith(mistake)
+
+
+FASTER = "name: a, faster: torch-eager/fp32, than: onnxruntime/fp32"
+
+
+@pytest.mark.parametrize(
+    ("fields", "meant"),
+    [
+        pytest.param({"precisions": "[float16]"}, "fp16", id="PyTorch's name of a precision"),
+        pytest.param({"precisions": "[fp-32]"}, "fp32", id="a precision that is spelt alike"),
+        pytest.param({"backends": "[openvio]"}, "openvino", id="a backend that is spelt alike"),
+        pytest.param({"device": "cuda"}, "gpu", id="PyTorch's name of a device"),
+        pytest.param({"device": "CPU"}, "cpu", id="a word in capitals"),
+        pytest.param(
+            {"model": "{onnx: {path: a}, inputs: [{name: x, shape: [1], dtype: fp16}]}"},
+            "float16",
+            id="a precision for the type of an input",
+        ),
+        pytest.param({"expectations": f"[{{{FASTER}, by: 1.2}}]"}, "1.2x", id="a number for a factor"),
+        pytest.param({"expectations": f"[{{{FASTER}, by: '1.2'}}]"}, "1.2x", id="the same in quotes"),
+        pytest.param({"expectations": f"[{{{FASTER}, by: 2}}]"}, "2x", id="a whole number for a factor"),
+    ],
+)
+def test_a_value_that_is_nearly_right_is_asked_about(fields, meant):
+    mistake = the_mistake(a_document(**fields))
+
+    assert mistake.endswith(f": did you mean {meant}?")
+    assert " in quotes" not in mistake
+
+
+def test_a_short_word_is_not_taken_for_another():
+    assert the_mistake(a_document(device="tpu")).endswith('found "tpu", expected one of gpu, cpu.')
+
+
+def test_a_share_is_not_taken_for_a_percentage():
+    """0.995 means 99.5%, and not the 0.995% that its digits would make."""
+    mistake = the_mistake(a_document(accuracy="{minTop1Agreement: {fp32: 0.995}}"))
+
+    assert "did you mean" not in mistake
 
 
 RIGHTS = [
@@ -614,6 +653,15 @@ CHAIN = "a0: &a0 [x]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}]\n" for i in range(1,
         pytest.param(
             "\n\na: [1, 2", "f.yaml:3: found what is not YAML in column 9: expected ','", id="an open bracket"
         ),
+        pytest.param(
+            "a:\n  device:cpu\n\n  b: c",
+            "f.yaml:2: found device:cpu, expected a space behind the colon.",
+            id="no space",
+        ),
+        pytest.param(
+            "a: 1\nb:[1]", "f.yaml:2: found b:[1], expected a space behind the colon.", id="no space in the last line"
+        ),
+        pytest.param("- http://a\nb: c", "f.yaml:2: found what is not YAML", id="an address is no field"),
         pytest.param("a: b: c", "f.yaml:1: found what is not YAML in column 5: mapping values", id="two colons"),
         pytest.param("a: *b", "f.yaml:1: found what is not YAML in column 4: found undefined alias", id="no anchor"),
         pytest.param('a: "\\U00110000"', "f.yaml:1: found what is not YAML: chr()", id="no such character"),

@@ -256,6 +256,14 @@ def test_a_plan_that_is_read_back_is_the_same(spec):
     assert again.dump() == plan.dump()
 
 
+def test_a_plan_that_is_read_back_lists_what_it_leaves_out_in_the_same_order():
+    """So that `run` and `report` do."""
+    plan = a_plan(backends=["torch-eager", "openvino"], precisions=["fp8", "tf32"], device="cpu", batch_sizes=[1, 8])
+
+    assert [*plans.load(plan.dump(), "plan.json").unsupported_cells] == [*plan.unsupported_cells]
+    assert [*plan.unsupported] != sorted(plan.unsupported)
+
+
 def test_a_plan_is_one_line_of_plain_text():
     text = a_plan(model={"onnx": {"path": "modèles/réseau.onnx"}}).dump()
 

@@ -113,6 +113,8 @@ def test_a_latency_has_its_interval_in_its_own_unit(estimate, expected):
         (Estimate(1.314, None, None, 1), "1.31x"),
         (Estimate(1.314, 1.22, 1.41, 4), "1.31x (1.22 to 1.41)"),
         (Estimate(12.34, 9.2, 101.4, 4), "12.3x (9.20 to 101)"),
+        (Estimate(1.3, 0.0014, 1_200, 2), "1.30x (<0.01 to 1,200)"),
+        (Estimate(64.4, 0.000_46, 9_081_373, 2), "64.4x (±>1000x)"),
     ],
 )
 def test_a_ratio_has_its_interval(estimate, expected):
@@ -124,6 +126,10 @@ def test_a_ratio_has_its_interval(estimate, expected):
 )
 def test_a_share_has_two_digits(share, expected):
     assert sentences.percent(share) == expected
+
+
+def test_what_is_too_small_for_three_digits_is_no_zero():
+    assert [sentences.digits(value) for value in (0.0, 0.004, 0.006)] == ["0.00", "<0.01", "0.01"]
 
 
 def test_a_spread_is_the_longer_side_of_the_interval():
@@ -287,12 +293,21 @@ def test_that_rounds_differ_too_much_is_said_as_a_factor_and_nothing_is_advised(
     assert sentences.objective(found).endswith(": torch-eager/fp32@1, not distinguishable from onnxruntime/fp32.")
 
 
+def test_an_interval_beyond_a_thousandfold_is_told_as_that():
+    """Two rounds of which one was three times slower: its 17 digits would say no more."""
+    found = told(eager=(10, 30), onnxruntime=10, measurement={"rounds": 2})
+
+    (sentence,) = sentences.answers(found)
+    assert ": one may take over 1000 times as long as the other. Measure more rounds" in sentence
+    assert sentences.short_ratio(found.best[1].margin) == "1.73x (±>1000x)"
+
+
 def test_what_is_simple_is_not_advised_where_it_may_be_much_slower():
     """Logs of eager over the compiled one: 0.168 on average, give or take 0.086; exp(0.168 + 3.182 * 0.086)."""
     wobbling = tuple(10 * factor for factor in WOBBLE)
 
     assert answer(eager=(10, 14, 14, 10), compiled=wobbling, onnxruntime=10).endswith(
-        ": at most 3.8% apart. torch-eager/fp32 is simpler, and may take 1.55 times as long. "
+        ": at most 3.8% apart. torch-eager/fp32 is simpler, and may take up to 1.55 times as long. "
         "Measure more rounds, or on a quieter machine."
     )
 

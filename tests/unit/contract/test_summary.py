@@ -356,6 +356,15 @@ def test_where_the_time_went_adds_up():
     assert found.spent == Spent(preparing=50, warming_up=10, measuring=80, other=60, idle=30)
 
 
+def test_time_that_a_script_made_up_is_nobodys():
+    """A sweep of 2 s has measured for 40 s: the backend `fake` waits for nothing, so all of it went elsewhere."""
+    benchmark = asked()
+    plan = plans.expand(benchmark)
+    scripted = a_result(plan, 0, [measured(measure_ms=40_000)], started_ms=0, finished_ms=2_000, prepare_ms=500)
+
+    assert summarize(benchmark, plan, [scripted]).spent == Spent(0, 0, 0, other=2, idle=0)
+
+
 def test_time_is_neither_negative_nor_counted_before_a_sweep_has_ended():
     """Clocks are set back, sweeps overlap, and a killed one has no end."""
     benchmark = asked()

@@ -4,7 +4,7 @@ import random
 import pytest
 
 from inferbench_contract import doubts as words
-from inferbench_contract.words import Doubt
+from inferbench_contract.words import Device, Doubt
 from inferbench_runner import doubts, stats
 from inferbench_runner.circumstances import Disturbance
 from inferbench_runner.measure import BackToBack, Measurement, TimedCalls, WarmUp
@@ -194,19 +194,27 @@ def test_few_samples_do_not_say_whether_they_drifted():
     assert not doubts.has_drifted(a_measurement(halves))
 
 
+@pytest.mark.parametrize("device", Device)
 @pytest.mark.parametrize("doubt", Doubt)
-def test_every_doubt_is_explained_in_two_sentences_or_more(doubt):
-    explanation = words.explain(doubt)
+def test_every_doubt_is_explained_in_two_sentences_or_more(doubt, device):
+    explanation = words.explain(doubt, device)
 
     assert explanation.count(". ") >= 1
     assert explanation.endswith(".")
     assert len(explanation) <= 400
 
 
+@pytest.mark.parametrize(
+    "doubt", [Doubt.UNSETTLED, Doubt.THROTTLED, Doubt.DRIFTED, Doubt.NOISY_NEIGHBOUR, Doubt.FEW_SAMPLES]
+)
+def test_where_a_processor_is_measured_no_gpu_is_named(doubt):
+    assert "GPU" not in words.explain(doubt, Device.CPU)
+
+
 def test_the_explanations_name_the_thresholds_that_are_applied():
     from inferbench_runner import stopping
 
-    assert f"{doubts.NEIGHBOUR_SHARE:.0%}" in words.explain(Doubt.NOISY_NEIGHBOUR)
-    assert f"{doubts.LAUNCH_BOUND_SHARE:.0%}" in words.explain(Doubt.LAUNCH_BOUND)
-    assert f"{doubts.SLOWER_BACK_TO_BACK} times" in words.explain(Doubt.DRIFTED)
-    assert f"{stopping.MIN_CALLS} calls" in words.explain(Doubt.FEW_SAMPLES)
+    assert f"{doubts.NEIGHBOUR_SHARE:.0%}" in words.explain(Doubt.NOISY_NEIGHBOUR, Device.GPU)
+    assert f"{doubts.LAUNCH_BOUND_SHARE:.0%}" in words.explain(Doubt.LAUNCH_BOUND, Device.GPU)
+    assert f"{doubts.SLOWER_BACK_TO_BACK} times" in words.explain(Doubt.DRIFTED, Device.GPU)
+    assert f"{stopping.MIN_CALLS} calls" in words.explain(Doubt.FEW_SAMPLES, Device.GPU)
