@@ -46,7 +46,7 @@ test: setup ## Run every test that this machine can run
 	@$(BIN)/python -m pytest tests/runner --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	@$(BIN)/python -m tests.kubernetes build || [ "$$CI" != true ] # else the tests that need it skip, and say why
 	@echo "Cluster tests: a real Kubernetes, its nodes played; and end-to-end tests: a real node, images and pods..."
-	@$(BIN)/python -m pytest tests/e2e tests/cluster --numprocesses 7 --dist loadgroup --no-loadscope-reorder # they wait a lot
+	@$(BIN)/python -m pytest tests/e2e tests/cluster --numprocesses 7 --no-loadscope-reorder # they wait a lot
 
 test-tools: setup ## Build the Kubernetes, Helm and kwok of the tests, once (10 to 20 minutes of two CPUs)
 	@$(BIN)/python -m tests.kubernetes build

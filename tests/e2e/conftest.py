@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import secrets
 from collections.abc import Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.e2e import manifests
 from tests.e2e.release import NAMESPACE, Release
@@ -16,14 +17,20 @@ from tests.kubernetes_node import images
 from tests.kubernetes_node.node import Node, missing, node
 from tests.kubernetes_node.prometheus import Prometheus, prometheus
 
-HERE = Path(__file__).parent
+if TYPE_CHECKING:
+    from xdist.remote import Producer
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave them to one process, which has the node; the others have the cluster's tests meanwhile."""
-    for item in items:
-        if item.path.is_relative_to(HERE):
-            item.add_marker(pytest.mark.xdist_group("node"))
+class OneNode(LoadScopeScheduling):
+    """Gives these tests to one process, which has the node, and meanwhile the cluster's to the others, one by one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "node" if nodeid.startswith("tests/e2e/") else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> OneNode:
+    """Distribute the tests so: xdist's groups, which are for this, do nothing under pytest 9."""
+    return OneNode(config, log)
 
 
 @pytest.fixture(scope="session")
