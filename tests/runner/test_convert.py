@@ -136,7 +136,7 @@ def test_halves_go_in_and_come_out(zoo, name):
 
 
 def test_the_max_pool_of_resnet_stays_fp32_for_cuda_in_bf16_and_nothing_else(zoo):
-    model = onnx.load(zoo.converted("resnet18", Target.CUDA, Precision.BF16))
+    model = onnx.load(zoo.converted("resnet50", Target.CUDA, Precision.BF16))
 
     pool = operators(model).index("MaxPool")
     assert operators(model).count("Cast") == 2
@@ -202,13 +202,13 @@ def test_every_way_of_calibrating_finds_ranges_of_its_own(zoo):
 
 @pytest.mark.parametrize("precision", [Precision.INT8_STATIC, Precision.FP8])
 def test_each_sum_of_a_residual_network_has_one_operand_in_8_bits_for_tensorrt(zoo, precision):
-    """Three downsampled ones have quantisers of their own; the others share them with the convolutions."""
-    model = onnx.load(zoo.converted("resnet18", Target.TENSORRT, precision))
+    """Four downsampled ones have quantisers of their own; the others share them with the convolutions."""
+    model = onnx.load(zoo.converted("resnet50", Target.TENSORRT, precision))
 
     sums = [node for node in model.graph.node if node.op_type == "Add"]
-    assert [sum(name.endswith("/dequantised") for name in node.input) for node in sums] == [1] * 8
+    assert [sum(name.endswith("/dequantised") for name in node.input) for node in sums] == [1] * 16
     read = {name for node in model.graph.node if node.op_type in quantise.WEIGHTED for name in node.input[:1]}
-    assert operators(model).count("QuantizeLinear") == len(read) + 3
+    assert operators(model).count("QuantizeLinear") == len(read) + 4
 
 
 def test_the_sums_of_a_transformer_stay_in_floats(zoo):
@@ -222,7 +222,7 @@ def test_the_sums_of_a_transformer_stay_in_floats(zoo):
 
 @pytest.mark.parametrize("rest", [Precision.FP32, Precision.BF16])
 def test_what_is_not_quantised_is_what_was_asked_for(zoo, rest):
-    model = onnx.load(zoo.converted("resnet18", Target.TENSORRT, Precision.INT8_STATIC, rest=rest))
+    model = onnx.load(zoo.converted("resnet50", Target.TENSORRT, Precision.INT8_STATIC, rest=rest))
 
     half = {TensorProto.BFLOAT16} if rest is Precision.BF16 else set()
     assert elements(model) - {TensorProto.INT64} == {TensorProto.INT8} | (half or {TensorProto.FLOAT})
