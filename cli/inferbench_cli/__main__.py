@@ -31,7 +31,7 @@ DESCRIPTION = """Which inference backend, at which precision and batch size, is 
 
 GET_EXIT_STATUSES = """exit status:
   0    everything was measured; also of a benchmark that is not finished (--watch waits for the end)
-  1    more cells failed than maxFailedCells allows, or results were lost
+  1    more cells failed than maxFailedCells allows, nothing was measured, or results were lost
   2    there is no such benchmark, it may not be read, or the operator refuses it
   3    the cluster gives no answer, or kubectl is not installed
   4    an expectation does not hold; one that is undecided does not change the status

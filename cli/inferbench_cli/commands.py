@@ -275,16 +275,18 @@ def _say_how_it_ended(ended: runs.Ended, arguments: Namespace) -> None:
         print(f"inferbench: {ended.fault}", file=sys.stderr)
     if ended.interrupted:
         output = ["--output", arguments.output] if arguments.output else []
-        command = shlex.join([_called(sys.argv[0], shutil.which(PROGRAM)), "run", arguments.file, *output])
+        command = shlex.join([*_called(sys.argv[0], shutil.which(PROGRAM)), "run", arguments.file, *output])
         kept = "; what was measured is kept" if ended.summary.has_measurements else " before anything was measured"
         print(f"Interrupted{kept}. To go on: {command}", file=sys.stderr)
     if ended.fault is None and not ended.interrupted and not ended.summary.has_measurements:
         _say_what_is_there_instead(ended.folder, ended.summary)
 
 
-def _called(path: str, found: str | None) -> str:
+def _called(path: str, found: str | None) -> Sequence[str]:
     """Name this program so that a shell finds it: its path, where the name leads nowhere or to another one."""
-    return PROGRAM if found is not None and Path(found).resolve() == Path(path).resolve() else path
+    if Path(path).name == "__main__.py":
+        return sys.executable, "-m", __package__
+    return (PROGRAM if found is not None and Path(found).resolve() == Path(path).resolve() else path,)
 
 
 def _show_plan(console: Console, plan: Plan) -> None:

@@ -67,7 +67,13 @@ def select(summary: Summary, samples: Samples, max_strategies: int, max_sizes: i
     ranked.sort(key=lambda strategy: strategy != summary.table.baseline)
     planned = dict.fromkeys(cell.strategy for cell in summary.table.rows)
     strategies = tuple(strategy for strategy in planned if strategy in ranked[:max_strategies])
-    return Drawn(summary, samples, strategies, evenly(sorted(summary.best), max_sizes))
+    sizes = [size for size in sorted(summary.best) if any(_ranks(summary, Cell(each, size)) for each in strategies)]
+    return Drawn(summary, samples, strategies, evenly(sizes, max_sizes))
+
+
+def _ranks(summary: Summary, cell: Cell) -> bool:
+    row = summary.table.rows[cell]
+    return row.may_rank and row.latency is not None
 
 
 def evenly(items: Sequence[int], count: int) -> tuple[int, ...]:

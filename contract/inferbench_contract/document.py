@@ -213,7 +213,7 @@ def _nodes(text: str) -> Iterator[yaml.Node]:
 
 
 COLON_TO_BLAME = re.compile("mapping values|':'")
-GLUED = re.compile(r"[\s-]*[A-Za-z]\w*:[^\s/].*")
+GLUED = re.compile(r"\s*(- )?[A-Za-z]\w*:[^\s/].*")
 
 
 def _glued(text: str, mark: yaml.Mark) -> _BadYamlError | None:

@@ -86,7 +86,18 @@ def _sweep(arguments: argparse.Namespace) -> int:
         sinks.write_whole(file, results.encode(result))
 
     sweep.run(plan, wanted, deliver, _place(arguments), _previous(file, plan, wanted))
+    if plan.work.model.python is not None:  # each of its cells has imported it anew
+        _drop_if_changed(plan, arguments, file)
     return 0
+
+
+def _drop_if_changed(plan: Plan, arguments: argparse.Namespace, file: Path) -> None:
+    """Take back what a sweep delivered while somebody worked on its model: nobody knows which cell measured what."""
+    try:
+        _require_same_model(plan, arguments)
+    except InferbenchError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _require_same_model(plan: Plan, arguments: argparse.Namespace) -> None:
@@ -95,8 +106,7 @@ def _require_same_model(plan: Plan, arguments: argparse.Namespace) -> None:
     if begun_with is not None and _model_digest(plan.work.model, arguments.model_folder.absolute()) != begun_with:
         raise EnvironmentFault(
             f"The model in {arguments.model_folder.absolute()} was changed while it was measured, so the run ends "
-            "here. What is measured is of the old one: put that back and run again to go on, or start over with "
-            "--fresh."
+            "here. What is kept is of the old one: put that back and run again to go on, or start over with --fresh."
         )
 
 
@@ -187,10 +197,17 @@ def _environment(arguments: argparse.Namespace) -> int:
     told = environment.describe().as_dict()
     if arguments.plan is not None:
         plan = plans.load(arguments.plan.read_text(), str(arguments.plan))
-        told["modelSha256"] = _model_digest(plan.work.model, arguments.model_folder.absolute())
+        told["modelSha256"] = (
+            _model_digest(plan.work.model, arguments.model_folder.absolute()) if _reads(plan) else None
+        )
         told["unsupportedHere"] = dict(_unsupported_here(plan))
     print(json.dumps(told))
     return 0
+
+
+def _reads(plan: Plan) -> bool:
+    """Tell whether anything reads the model: the scripted backend does not."""
+    return any(each.strategy.backend is not Backend.FAKE for each in plan.sweeps)
 
 
 def _unsupported_here(plan: Plan) -> Iterator[tuple[str, str]]:

@@ -55,6 +55,7 @@ WEIGHTS: Final = "weights.pt"
 REQUIREMENTS: Final = "requirements.txt"
 CHECK: Final = "check.npz"
 REPOSITORY: Final = "triton"
+PROGRAMS: Final = ("load.py", "check.py")
 LOADERS: Final = Path(__file__).parent / "loaders"
 
 SERVED: Final = {"onnxruntime": onnx_models.FILE, "tensorrt": "model.plan"}
@@ -301,12 +302,17 @@ def _recipe(task: CellTask, folder: Path, compiling: Mapping[str, Any] | None) -
     function, arguments = models.recipe(task.model, task.artifacts.weights)
     for file in models.files(task.model, task.model_folder) if task.model.python is not None else ():
         with suppress(ValueError):  # a package that is installed elsewhere is named in the recipe, not copied
-            beside = folder / file.relative_to(task.model_folder.absolute())
-            beside.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, beside)
+            _copy_source(file, file.relative_to(task.model_folder.absolute()), folder)
     layers = _torch.quantised_layers(task)
     told = {"recipe": {"function": function, "arguments": dict(arguments), "quantisedLayers": layers}}
     return Content(WEIGHTS, "torch_recipe", {**_torch.settings(task), "compile": compiling}, told)
+
+
+def _copy_source(file: Path, name: Path, folder: Path) -> None:
+    if str(name) in PROGRAMS:
+        raise InferbenchError(f"{file} is of the model, and an exported folder has a {name} of its own. Rename it.")
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, folder / name)
 
 
 def _program(task: CellTask, folder: Path, compiling: Mapping[str, Any] | None) -> Content:
@@ -340,8 +346,8 @@ def _copy_graph(task: CellTask, folder: Path) -> None:
 
 
 def _write_programs(content: Content, folder: Path) -> None:
-    shutil.copyfile(LOADERS / f"{content.loader}.py", folder / "load.py")
-    shutil.copyfile(LOADERS / "check.py", folder / "check.py")
+    for name, program in zip(PROGRAMS, (f"{content.loader}.py", "check.py"), strict=True):
+        shutil.copyfile(LOADERS / program, folder / name)
 
 
 def _requirements(task: CellTask, content: Content) -> Iterator[str]:
@@ -352,14 +358,19 @@ def _requirements(task: CellTask, content: Content) -> Iterator[str]:
     left_out = NOT_NEEDED.get(content.loader, frozenset())
     if content.loader == "torch_recipe" and not content.session["quantised"]:
         left_out |= {"torchao"}
-    for name, version in {**libraries, **backends.find(task.backend).versions()}.items():
-        if name not in left_out:
-            yield _requirement(name, version, task.device)
+    used = {name: version for name, version in {**libraries, **backends.find(task.backend).versions()}.items()
+            if name not in left_out}  # fmt: skip
+    lines = {_wanted(name, task.device): _requirement(name, version, task.device) for name, version in used.items()}
+    yield from lines.values()
+
+
+def _wanted(name: str, device: Device) -> str:
+    return FOR_CPUS.get(name, name) if device is Device.CPU else name
 
 
 def _requirement(name: str, version: str, device: Device) -> str:
     """Require what is on pip's own index and enough for the device; tell what was measured where that is another."""
-    wanted = FOR_CPUS.get(name, name) if device is Device.CPU else name
+    wanted = _wanted(name, device)
     measured = version if wanted == name else f"{name} {version}"
     required = f"{wanted}=={version.partition('+')[0]}"
     return required if required == f"{name}=={version}" else f"{required}  # measured: {measured}"

@@ -9,18 +9,18 @@ from __future__ import annotations
 import ast
 import difflib
 import importlib.util
-import sys
 import warnings
 from collections.abc import Iterator
-from importlib.machinery import ModuleSpec, PathFinder
-from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
 from inferbench_contract.errors import EnvironmentFault, how_to_install
 from inferbench_contract.spec import PythonModel, TorchvisionModel
-from inferbench_runner import onnx_faults
+from inferbench_runner import onnx_faults, sources
 from inferbench_runner.onnx_faults import Faults, Request
+
+MAKERS: Final = frozenset({"globals", "vars", "locals", "setattr", "exec"})
+"""With these a module can make names that its source does not show."""
 
 FACTORY: Final = ("spec", "model", "python", "factory")
 NAME: Final = ("spec", "model", "torchvision", "name")
@@ -43,19 +43,20 @@ def find(request: Request) -> Faults:
 
 def _of_factory(model: PythonModel, folder: Path) -> Faults:
     module, _, function = model.factory.partition(":")
-    found = _module(module, folder)
-    if found is None:
+    found = sources.find(module, folder)
+    if not found:
         return Faults(notes=((FACTORY, _not_here(module, folder)),))
-    if found.origin is None or not found.origin.endswith(".py"):
+    file = found[-1].origin
+    if file is None or not file.endswith(".py"):
         return Faults()
     try:
-        names = _names(Path(found.origin))
+        names = _names(Path(file))
     except SyntaxError as error:
-        told = f'found "{model.factory}", expected Python in {found.origin}: line {error.lineno}: {error.msg}.'
+        told = f'found "{model.factory}", expected Python in {file}: line {error.lineno}: {error.msg}.'
         return Faults(mistakes=((FACTORY, told),))
     if names is None or function in names:
         return Faults()
-    told = f'found "{model.factory}", expected a function of {found.origin}. {_near(function, names)}'
+    told = f'found "{model.factory}", expected a function of {file}. {_near(function, names)}'
     return Faults(mistakes=((FACTORY, told),))
 
 
@@ -67,24 +68,13 @@ def _not_here(module: str, folder: Path) -> str:
     )
 
 
-def _module(name: str, folder: Path) -> ModuleSpec | None:
-    """Find a module, from its top package inwards; asking for it by its whole name would import its packages."""
-    found = None
-    places = [*sys.path, str(folder)]
-    for outer in accumulate(name.split("."), "{}.{}".format):
-        found = PathFinder.find_spec(outer, places)
-        if found is None:
-            return None
-        places = list(found.submodule_search_locations or ())
-    return found
-
-
 def _names(file: Path) -> frozenset[str] | None:
     """Return every name that a file binds anywhere; None where it may have others. Raises SyntaxError."""
     with warnings.catch_warnings(action="ignore"):
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
     names = frozenset(name for node in nodes for name in _bound(node))
-    return None if names & {"*", "__getattr__"} else names
+    is_open = names & {"*", "__getattr__"} or any(isinstance(node, ast.Name) and node.id in MAKERS for node in nodes)
+    return None if is_open else names
 
 
 def _bound(node: ast.AST) -> Iterator[str]:

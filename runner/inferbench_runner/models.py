@@ -5,7 +5,6 @@ PyTorch is imported inside the functions that need it, so that finding a model's
 
 from __future__ import annotations
 
-import ast
 import difflib
 import importlib
 import inspect
@@ -13,16 +12,14 @@ import mmap
 import re
 import socket
 import sys
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
-from inferbench_contract.spec import RANDOM_WEIGHTS, ModelSpec, PythonModel, TorchvisionModel, WeightsFile
-from inferbench_runner import artifacts, inputs, photographs
+from inferbench_contract.spec import RANDOM_WEIGHTS, ModelSpec, TorchvisionModel, WeightsFile
+from inferbench_runner import artifacts, inputs, photographs, sources
 from inferbench_runner.backends import Arrays, Unsupported
 from inferbench_runner.inputs import Colours, Input
 
@@ -48,9 +45,6 @@ ResNet-50's answers (39 % in its last layer), where a gate sees nothing; with a 
 INCEPTIONS: Final = ("googlenet", "inception_v3")
 """Their builders have arguments of their own: heads that serve training only, a second normalisation of images."""
 
-INSTALLED: Final = frozenset({"site-packages", "dist-packages"})
-"""Folders that pip installs into, here or on Debian."""
-
 
 def identity(model: ModelSpec, folder: Path) -> dict[str, Any]:
     """Return what a model is, with the hashes of the files that it is made of."""
@@ -75,7 +69,7 @@ def files(model: ModelSpec, folder: Path) -> Sequence[Path]:
     if model.onnx is not None:
         return onnx_files(existing(folder, model.onnx.path, "onnx.path"))
     if model.python is not None:
-        return _sources(model.python, folder)
+        return sources.files(model.python.factory.partition(":")[0], folder)
     if model.torchvision is not None and isinstance(model.torchvision.weights, WeightsFile):
         return (existing(folder, model.torchvision.weights.path, "torchvision.weights.path"),)
     return ()
@@ -378,69 +372,6 @@ def _without_training_heads(model: TorchvisionModel, state: Mapping[str, Tensor]
 # ---- a Python factory ----------------------------------------------------------------------------
 
 
-def _sources(model: PythonModel, folder: Path) -> Sequence[Path]:
-    """Return the Python files of the package that a factory stands in, and of what these import from beside it.
-
-    They are read and not imported. What stands elsewhere is not seen, nor what a name at run time imports or opens.
-    """
-    first = _top_module(model.factory.partition(":")[0], folder)
-    seen, to_read = {first.name: first}, [first]
-    while to_read and _is_ours(_place(first)):
-        names = {name for file in _python_files(to_read.pop()) for name in _imported(file)}
-        others = (_find(name, folder) for name in sorted(names - seen.keys() - sys.stdlib_module_names))
-        beside = {other.name: other for other in others if other is not None and _place(other) == _place(first)}
-        seen |= beside
-        to_read += beside.values()
-    return [file for module in seen.values() for file in _python_files(module)]
-
-
-def _top_module(module: str, folder: Path) -> ModuleSpec:
-    """Find the top package of a module without importing anything."""
-    found = _find(module.partition(".")[0], folder)
-    if found is None or found.origin is None:
-        raise InferbenchError(
-            f"spec.model.python.factory names the module {module}, and there is none. "
-            f"It has to stand in {folder} or on PYTHONPATH.",
-        )
-    return found
-
-
-def _find(name: str, folder: Path) -> ModuleSpec | None:
-    return PathFinder.find_spec(name, [*sys.path, str(folder)])
-
-
-def _place(module: ModuleSpec) -> Path | None:
-    """Return the folder that a module or package stands in; None where it is built into something."""
-    first = next(iter(module.submodule_search_locations or [module.origin or ""]))
-    return Path(first).parent if first else None
-
-
-def _is_ours(place: Path | None) -> bool:
-    """Tell whether a person writes there: what pip installs is known by its version, and would be read for seconds."""
-    return place is not None and INSTALLED.isdisjoint(place.parts)
-
-
-def _python_files(module: ModuleSpec) -> Sequence[Path]:
-    """Return the file of a module, or all Python files of a package."""
-    if module.submodule_search_locations is None:
-        return (Path(module.origin),) if module.origin is not None else ()
-    return sorted(file for folder in module.submodule_search_locations for file in Path(folder).rglob("*.py"))
-
-
-def _imported(file: Path) -> Iterator[str]:
-    """Yield the top packages of what a file imports by name; none of what is no Python: importing it says so better."""
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            tree = ast.parse(file.read_bytes())
-    except (SyntaxError, ValueError):
-        return
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.partition(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module is not None and node.level == 0:
-            yield node.module.partition(".")[0]
-
-
 def _from_factory(model: ModelSpec, folder: Path) -> nn.Module:
     """Let a factory make a model, from the same random state wherever it is called."""
     import torch
@@ -448,7 +379,7 @@ def _from_factory(model: ModelSpec, folder: Path) -> nn.Module:
     if model.python is None:
         raise Unsupported("NoTorchModule: an ONNX file holds no PyTorch module.")
     module_name, _, function = model.python.factory.partition(":")
-    _top_module(module_name, folder)
+    sources.require(module_name, folder)
     if str(folder) not in sys.path:
         sys.path.append(str(folder))
     torch.manual_seed(SEED)

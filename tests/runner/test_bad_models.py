@@ -9,6 +9,7 @@ import json
 import re
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,7 @@ def test_a_model_that_cannot_be_prepared_ends_the_run_after_one_sweep_with_its_r
     assert re.fullmatch(r"sweep 1 of 2, .*: batch 1 Failed \(.*is not an ONNX model.*\); batch 4 Failed", line)
     assert re.match(r"inferbench: The model cannot be prepared, so no sweep can .* is not an ONNX model", done.stderr)
     assert [file.name for file in (place.folder / "out/results").iterdir()] == ["0.json"]
+    assert f"What was printed meanwhile is in {Path('out/logs/preparing.log')}." in done.stderr
 
 
 def test_without_a_compiler_its_cells_are_unsupported_and_the_others_are_measured(place: Place) -> None:

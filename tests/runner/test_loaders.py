@@ -6,12 +6,14 @@ import json
 import runpy
 import shutil
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import onnxruntime
 import pytest
 
+from inferbench_contract.errors import InferbenchError
 from inferbench_contract.words import Backend, Device, Precision
 from inferbench_runner import bundle
 
@@ -104,6 +106,24 @@ def test_what_is_required_is_on_pips_index_and_enough_for_the_device(monkeypatch
     lines = [*bundle._requirements(task, bundle.Content("model", "torch_recipe", {"quantised": None}))]
 
     assert lines[-1] == required
+
+
+def test_what_is_installed_under_two_names_is_required_once(monkeypatch):
+    both = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}
+    monkeypatch.setattr(bundle.backends, "find", lambda _: SimpleNamespace(versions=lambda: both))
+    task = SimpleNamespace(backend=Backend.ONNXRUNTIME, precision=Precision.FP32, device=Device.CPU)
+
+    _, *lines = bundle._requirements(task, bundle.Content("model", "onnxruntime", {}))
+
+    assert [line.partition("==")[0] for line in lines] == ["numpy", "onnxruntime"]
+
+
+@pytest.mark.parametrize("name", bundle.PROGRAMS)
+def test_a_models_own_module_is_not_overwritten_by_a_program_of_the_folder(tmp_path, name):
+    (tmp_path / name).write_text("")
+
+    with pytest.raises(InferbenchError, match=rf"{name} is of the model, and an exported folder has a {name} of its"):
+        bundle._copy_source(tmp_path / name, Path(name), tmp_path / "export")
 
 
 @pytest.mark.parametrize("kind", ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"])

@@ -2,6 +2,7 @@ import io
 import json
 import re
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -294,7 +295,12 @@ class TestCommands:
         ],
     )
     def test_a_command_to_paste_names_the_program_so_that_a_shell_finds_it(self, found, told):
-        assert commands._called("/opt/bin/inferbench", found) == told
+        assert commands._called("/opt/bin/inferbench", found) == (told,)
+
+    def test_a_command_to_paste_names_python_where_the_program_was_called_as_a_module(self):
+        called = commands._called("/kit/inferbench_cli/__main__.py", "/usr/bin/inferbench")
+
+        assert called == (sys.executable, "-m", "inferbench_cli")
 
     def test_what_is_to_be_installed_is_printed_to_the_letter(self):
         """The brackets of an extra are no markup."""

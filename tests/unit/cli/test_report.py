@@ -15,7 +15,7 @@ from inferbench_contract import doubts, sentences
 from inferbench_contract.words import Device, Doubt, Outcome, Strategy
 from tests.builders import a_benchmark
 from tests.reports import ENVIRONMENT, OUT_OF_MEMORY, many_cells, page_of, resnet50, samples_of, summary_of
-from tests.results import TRAINED, cell, compared, ended, measured, three_backends
+from tests.results import TRAINED, asked, cell, compared, ended, measured, three_backends
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "col"}
 REFERRING = {"aria-labelledby", "aria-describedby"}
@@ -610,6 +610,19 @@ def test_the_baseline_and_the_winners_are_drawn_before_all_others():
     assert drawn.sizes == (1, 4)
     assert len(drawn.strategies) == 2
     assert {summary.table.baseline, winner} <= set(drawn.strategies)
+
+
+def test_a_batch_size_at_which_nothing_was_measured_that_is_drawn_has_no_chart():
+    def one_each(strategy, size, _):
+        return measured(size) if (strategy.precision == "fp32") == (size == 1) else ended(Outcome.FAILED, size)
+
+    summary = summary_of(asked(precisions=["fp32", "fp16"], batch_sizes=[1, 8]), one_each)
+
+    drawn = figures.select(summary, {}, max_strategies=1, max_sizes=2)
+
+    assert sorted(summary.best) == [1, 8]
+    assert drawn.sizes == (1,)
+    assert len(figures.latency(drawn)) == 1
 
 
 def test_of_many_batch_sizes_both_ends_and_some_between_are_drawn():

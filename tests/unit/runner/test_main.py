@@ -18,7 +18,7 @@ REASON = "NoKernel: this processor has no avx512_fp16."
 
 @pytest.fixture
 def told(tmp_path, monkeypatch, capsys):
-    """Ask about a plan of three strategies, one of which this machine cannot do."""
+    """Ask about a plan of four strategies, one of which this machine cannot do."""
     file = tmp_path / "plan.json"
     strategies = {"backends": ["fake", "openvino"], "precisions": ["fp32", "fp16"], "backendOptions": {}}
     file.write_text(scripted_plan(**strategies, batchSizes=[1, 8]).dump())
@@ -47,3 +47,14 @@ def test_a_device_that_is_not_there_is_left_to_the_first_sweep_which_ends_the_ru
         return lacks_a_device
 
     assert told(missing)["unsupportedHere"] == {}
+
+
+def test_a_model_that_only_a_script_plays_is_not_looked_for(tmp_path, capsys):
+    file = tmp_path / "plan.json"
+    image = {"name": "image", "shape": [3, 32, 32]}
+    file.write_text(scripted_plan(model={"python": {"factory": "nowhere:make"}, "inputs": [image]}).dump())
+    arguments = program._parser().parse_args(["environment", "--plan", str(file)])
+
+    assert arguments.run(arguments) == 0
+
+    assert json.loads(capsys.readouterr().out)["modelSha256"] is None

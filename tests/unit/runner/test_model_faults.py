@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import pytest
 
 from inferbench_contract.errors import EnvironmentFault
@@ -49,7 +51,15 @@ class TestFactory:
         assert not faults.mistakes
         assert f"there is no module mynett in {folder} or on PYTHONPATH" in faults.notes[0][1]
 
-    @pytest.mark.parametrize("source", ["from elsewhere import *\n", "def __getattr__(name): ...\n"])
+    @pytest.mark.parametrize(
+        "source",
+        [
+            "from elsewhere import *\n",
+            "def __getattr__(name): ...\n",
+            "for n in (18, 50): globals()[f'resnet{n}'] = n\n",
+            "import sys\nsetattr(sys.modules[__name__], 'no' + 'pe', 1)\n",
+        ],
+    )
     def test_where_a_module_may_have_names_that_it_does_not_show_nothing_is_said(self, folder, source):
         (folder / "mynet.py").write_text(source)
 
@@ -71,6 +81,21 @@ class TestFactory:
         assert of_factory(folder, "nets.small:nope").mistakes
         assert of_factory(folder, "nets.large:build").notes
 
+    def test_a_folder_without_an_init_file_is_only_a_way_to_a_module(self, folder):
+        (folder / "nets/inner").mkdir(parents=True)
+        (folder / "nets/inner/small.py").write_text("def build(): ...\n")
+
+        assert of_factory(folder, "nets.inner.small:build") == Faults()
+        assert of_factory(folder, "nets.inner.small:nope").mistakes
+        assert of_factory(folder, "nets.inner.large:build").notes
+
+    def test_a_package_may_have_a_folder_without_one_too(self, folder):
+        (folder / "nets/inner").mkdir(parents=True)
+        (folder / "nets/__init__.py").write_text("raise RuntimeError('imported')\n")
+        (folder / "nets/inner/small.py").write_text("def build(): ...\n")
+
+        assert of_factory(folder, "nets.inner.small:build") == Faults()
+
 
 class TestTorchvision:
     @pytest.fixture
@@ -85,7 +110,7 @@ class TestTorchvision:
             "def _resnet(): ...\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
-        monkeypatch.delitem(model_faults.sys.modules, "torchvision", raising=False)
+        monkeypatch.delitem(sys.modules, "torchvision", raising=False)
         return tmp_path
 
     @pytest.mark.parametrize("name", ["resnet18", "resnext50_32x4d"])

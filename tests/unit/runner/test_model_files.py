@@ -68,6 +68,26 @@ class TestFactories:
 
         assert names(model, tmp_path) == ["mine.py", "heads.py"]
 
+    def test_of_a_folder_without_an_init_file_only_what_is_imported_belongs_to_it(self, tmp_path):
+        model = a_factory(tmp_path, mine="from data import sizes, nothing", data__sizes="", data__huge="")
+
+        assert names(model, tmp_path) == ["mine.py", "data/sizes.py"]
+
+    def test_a_factory_may_stand_in_such_a_folder(self, tmp_path):
+        a_factory(tmp_path, nets__small="import heads", nets__large="", heads="")
+        model = ModelSpec.model_validate(
+            {"python": {"factory": "nets.small:make"}, "inputs": [{"name": "image", "shape": [3, 32, 32]}]}
+        )
+
+        assert names(model, tmp_path) == ["nets/small.py", "heads.py"]
+
+    def test_a_package_is_all_its_files_but_for_links_that_lead_nowhere(self, tmp_path):
+        model = a_factory(tmp_path, mine__blocks="", mine__heads="import activations", activations="")
+        (tmp_path / "mine/__init__.py").write_text("")
+        (tmp_path / "mine/.#heads.py").symlink_to("me@here.1234")
+
+        assert names(model, tmp_path) == ["mine/__init__.py", "mine/blocks.py", "mine/heads.py", "activations.py"]
+
 
 class TestDigest:
     def test_it_is_another_one_when_a_module_that_is_imported_was_changed(self, tmp_path):
@@ -115,6 +135,22 @@ def test_a_model_that_is_changed_while_it_is_measured_ends_the_run_at_the_next_s
 
     with pytest.raises(EnvironmentFault, match=rf"model in {tmp_path} was changed while .* start over with --fresh"):
         program._require_same_model(plan, begun)
+
+
+def test_what_a_sweep_delivered_while_its_model_was_changed_is_taken_back(tmp_path):
+    model = a_factory(tmp_path, mine="WIDTH = 16")
+    plan = plans.expand(scripted_benchmark(model=model.model_dump(mode="json", exclude_none=True)))
+    begun = Namespace(model_folder=tmp_path, model_sha256=models.digest(model, tmp_path))
+    delivered = tmp_path / "0.json"
+    delivered.write_text("{}")
+    program._drop_if_changed(plan, begun, delivered)
+    assert delivered.exists()
+    (tmp_path / "mine.py").write_text("WIDTH = 128")
+
+    with pytest.raises(EnvironmentFault, match="What is kept is of the old one"):
+        program._drop_if_changed(plan, begun, delivered)
+
+    assert not delivered.exists()
 
 
 class TestHandingOver:
