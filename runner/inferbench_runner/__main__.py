@@ -197,16 +197,15 @@ def _environment(arguments: argparse.Namespace) -> int:
     told = environment.describe().as_dict()
     if arguments.plan is not None:
         plan = plans.load(arguments.plan.read_text(), str(arguments.plan))
-        told["modelSha256"] = (
-            _model_digest(plan.work.model, arguments.model_folder.absolute()) if _reads(plan) else None
-        )
+        is_here = plan.work.model.python is None or _imports(plan)
+        told["modelSha256"] = _model_digest(plan.work.model, arguments.model_folder.absolute()) if is_here else None
         told["unsupportedHere"] = dict(_unsupported_here(plan))
     print(json.dumps(told))
     return 0
 
 
-def _reads(plan: Plan) -> bool:
-    """Tell whether anything reads the model: the scripted backend does not."""
+def _imports(plan: Plan) -> bool:
+    """Tell whether anything imports the model: the scripted backend does not, and its factory may be anywhere."""
     return any(each.strategy.backend is not Backend.FAKE for each in plan.sweeps)
 
 
