@@ -259,7 +259,7 @@ def _announce(console: Console, plan: Plan, missing: Sequence[Sweep], opened: Fo
 
 def _foretell(console: Console, how_long: str, plan: Plan) -> None:
     """Say how long it takes, and what so few rounds or so many threads cannot tell."""
-    crowded = forecast.crowded(plan.work.threads, len(os.sched_getaffinity(0)))
+    crowded = forecast.crowded(plan.work.threads, _usable_cpus())
     for sentence in filter(None, (how_long, forecast.few_rounds(plan.rounds), crowded)):
         console.print(sentence, soft_wrap=True)
 
@@ -268,6 +268,11 @@ def _say_where(console: Console, opened: Folder) -> None:
     console.print(f"\nEverything is in {opened.path}/ (open report.html in a browser).", soft_wrap=True)
     if opened.has_logs:
         console.print(f"What processes printed that went wrong is in {opened.path}/{folder.LOGS}/.", soft_wrap=True)
+
+
+def _usable_cpus() -> int:
+    """Count the CPUs that this process may use; where only Linux could tell, those that there are."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _say_how_it_ended(ended: runs.Ended, arguments: Namespace) -> None:

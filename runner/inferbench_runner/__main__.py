@@ -25,7 +25,7 @@ from inferbench_contract.capabilities import support
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, ResultError
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
-from inferbench_contract.spec import ModelSpec, WeightsFile
+from inferbench_contract.spec import WeightsFile
 from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
 from inferbench_runner import artifacts, backends, environment, garbage, lifeline, pod, privacy, sinks, sweep
@@ -103,16 +103,23 @@ def _drop_if_changed(plan: Plan, arguments: argparse.Namespace, file: Path) -> N
 def _require_same_model(plan: Plan, arguments: argparse.Namespace) -> None:
     """Refuse to put rounds of one model beside those of another: somebody may work on it while it is measured."""
     begun_with = arguments.model_sha256
-    if begun_with is not None and _model_digest(plan.work.model, arguments.model_folder.absolute()) != begun_with:
+    if begun_with is not None and _model_digest(plan, arguments.model_folder.absolute()) != begun_with:
         raise EnvironmentFault(
             f"The model in {arguments.model_folder.absolute()} was changed while it was measured, so the run ends "
             "here. What is kept is of the old one: put that back and run again to go on, or start over with --fresh."
         )
 
 
-def _model_digest(model: ModelSpec, folder: Path) -> str | None:
-    """Hash a model's files. Where torchvision has them all, NumPy is not loaded for finding none."""
+def _model_digest(plan: Plan, folder: Path) -> str | None:
+    """Hash a model's files.
+
+    Where torchvision has them all, NumPy is not loaded for finding none; a factory that nothing imports, because the
+    backend is scripted, may be anywhere.
+    """
+    model = plan.work.model
     if model.torchvision is not None and not isinstance(model.torchvision.weights, WeightsFile):
+        return None
+    if model.python is not None and all(each.strategy.backend is Backend.FAKE for each in plan.sweeps):
         return None
     from inferbench_runner import models
 
@@ -197,16 +204,10 @@ def _environment(arguments: argparse.Namespace) -> int:
     told = environment.describe().as_dict()
     if arguments.plan is not None:
         plan = plans.load(arguments.plan.read_text(), str(arguments.plan))
-        is_here = plan.work.model.python is None or _imports(plan)
-        told["modelSha256"] = _model_digest(plan.work.model, arguments.model_folder.absolute()) if is_here else None
+        told["modelSha256"] = _model_digest(plan, arguments.model_folder.absolute())
         told["unsupportedHere"] = dict(_unsupported_here(plan))
     print(json.dumps(told))
     return 0
-
-
-def _imports(plan: Plan) -> bool:
-    """Tell whether anything imports the model: the scripted backend does not, and its factory may be anywhere."""
-    return any(each.strategy.backend is not Backend.FAKE for each in plan.sweeps)
 
 
 def _unsupported_here(plan: Plan) -> Iterator[tuple[str, str]]:

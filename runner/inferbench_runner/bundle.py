@@ -358,19 +358,16 @@ def _requirements(task: CellTask, content: Content) -> Iterator[str]:
     left_out = NOT_NEEDED.get(content.loader, frozenset())
     if content.loader == "torch_recipe" and not content.session["quantised"]:
         left_out |= {"torchao"}
-    used = {name: version for name, version in {**libraries, **backends.find(task.backend).versions()}.items()
-            if name not in left_out}  # fmt: skip
-    lines = {_wanted(name, task.device): _requirement(name, version, task.device) for name, version in used.items()}
+    lines = {}
+    for name, version in {**libraries, **backends.find(task.backend).versions()}.items():
+        if name not in left_out:
+            wanted = FOR_CPUS.get(name, name) if task.device is Device.CPU else name
+            lines[wanted] = _requirement(wanted, name, version)
     yield from lines.values()
 
 
-def _wanted(name: str, device: Device) -> str:
-    return FOR_CPUS.get(name, name) if device is Device.CPU else name
-
-
-def _requirement(name: str, version: str, device: Device) -> str:
+def _requirement(wanted: str, name: str, version: str) -> str:
     """Require what is on pip's own index and enough for the device; tell what was measured where that is another."""
-    wanted = _wanted(name, device)
     measured = version if wanted == name else f"{name} {version}"
     required = f"{wanted}=={version.partition('+')[0]}"
     return required if required == f"{name}=={version}" else f"{required}  # measured: {measured}"

@@ -72,29 +72,18 @@ class TestFactory:
 
         assert f"expected Python in {folder / 'mynet.py'}: line 2: " in sentence
 
-    def test_a_module_in_a_package_is_found_without_importing_the_package(self, folder):
-        (folder / "nets").mkdir()
-        (folder / "nets/__init__.py").write_text("raise RuntimeError('imported')\n")
-        (folder / "nets/small.py").write_text("def build(): ...\n")
-
-        assert of_factory(folder, "nets.small:build") == Faults()
-        assert of_factory(folder, "nets.small:nope").mistakes
-        assert of_factory(folder, "nets.large:build").notes
-
-    def test_a_folder_without_an_init_file_is_only_a_way_to_a_module(self, folder):
+    @pytest.mark.parametrize("packages", [("nets", "nets/inner"), ("nets",), ()], ids=["all", "the outer one", "none"])
+    def test_a_module_is_found_without_importing_the_packages_around_it_which_may_be_mere_folders(
+        self, folder, packages
+    ):
         (folder / "nets/inner").mkdir(parents=True)
+        for package in packages:
+            (folder / package / "__init__.py").write_text("raise RuntimeError('imported')\n")
         (folder / "nets/inner/small.py").write_text("def build(): ...\n")
 
         assert of_factory(folder, "nets.inner.small:build") == Faults()
         assert of_factory(folder, "nets.inner.small:nope").mistakes
         assert of_factory(folder, "nets.inner.large:build").notes
-
-    def test_a_package_may_have_a_folder_without_one_too(self, folder):
-        (folder / "nets/inner").mkdir(parents=True)
-        (folder / "nets/__init__.py").write_text("raise RuntimeError('imported')\n")
-        (folder / "nets/inner/small.py").write_text("def build(): ...\n")
-
-        assert of_factory(folder, "nets.inner.small:build") == Faults()
 
 
 class TestTorchvision:

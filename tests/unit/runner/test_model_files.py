@@ -11,6 +11,7 @@ import pytest
 
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
+from inferbench_contract.plan import Plan
 from inferbench_contract.spec import ModelSpec
 from inferbench_runner import __main__ as program
 from inferbench_runner import artifacts, bundle, models
@@ -28,6 +29,12 @@ def a_factory(folder: Path, **texts: str) -> ModelSpec:
     return ModelSpec.model_validate(
         {"python": {"factory": "mine:make"}, "inputs": [{"name": "image", "shape": [3, 32, 32]}]}
     )
+
+
+def plan_of(model: ModelSpec) -> Plan:
+    """Return a plan in which PyTorch builds the model."""
+    given = model.model_dump(mode="json", exclude_none=True)
+    return plans.expand(scripted_benchmark(model=given, backends=["torch-eager"], backendOptions={}))
 
 
 def names(model: ModelSpec, folder: Path) -> list[str]:
@@ -114,7 +121,7 @@ class TestDigest:
         assert len(digests) == 2
 
     def test_a_model_of_torchvisions_has_none(self, tmp_path):
-        assert models.digest(TORCHVISION, tmp_path) is program._model_digest(TORCHVISION, tmp_path) is None
+        assert models.digest(TORCHVISION, tmp_path) is program._model_digest(plan_of(TORCHVISION), tmp_path) is None
 
     def test_a_file_that_cannot_be_read_is_named(self, tmp_path, monkeypatch):
         def refuse(file):
@@ -128,7 +135,7 @@ class TestDigest:
 
 def test_a_model_that_is_changed_while_it_is_measured_ends_the_run_at_the_next_sweep(tmp_path):
     model = a_factory(tmp_path, mine="WIDTH = 16")
-    plan = plans.expand(scripted_benchmark(model=model.model_dump(mode="json", exclude_none=True)))
+    plan = plan_of(model)
     begun = Namespace(model_folder=tmp_path, model_sha256=models.digest(model, tmp_path))
     program._require_same_model(plan, begun)
     (tmp_path / "mine.py").write_text("WIDTH = 128")
@@ -139,7 +146,7 @@ def test_a_model_that_is_changed_while_it_is_measured_ends_the_run_at_the_next_s
 
 def test_what_a_sweep_delivered_while_its_model_was_changed_is_taken_back(tmp_path):
     model = a_factory(tmp_path, mine="WIDTH = 16")
-    plan = plans.expand(scripted_benchmark(model=model.model_dump(mode="json", exclude_none=True)))
+    plan = plan_of(model)
     begun = Namespace(model_folder=tmp_path, model_sha256=models.digest(model, tmp_path))
     delivered = tmp_path / "0.json"
     delivered.write_text("{}")
@@ -161,7 +168,7 @@ class TestHandingOver:
     @pytest.fixture
     def require_same(self, model):
         """Asks whether a folder holds the model that was measured, by its hash where that was written down."""
-        plan = plans.expand(scripted_benchmark(model=model.model_dump(mode="json", exclude_none=True)))
+        plan = plan_of(model)
 
         def require_same(folder, sha256):
             bundle._require_same_model(plan, SimpleNamespace(model_folder=folder, model_sha256=sha256))
