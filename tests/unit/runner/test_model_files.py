@@ -160,6 +160,48 @@ def test_what_a_sweep_delivered_while_its_model_was_changed_is_taken_back(tmp_pa
     assert not delivered.exists()
 
 
+class TestSweep:
+    @pytest.fixture
+    def arguments(self, tmp_path):
+        """What the runner is called with for the first sweep of a model, when the run was begun with it."""
+        model = a_factory(tmp_path, mine="WIDTH = 16")
+        (tmp_path / "plan.json").write_text(plan_of(model).dump())
+        places = ("--plan", tmp_path / "plan.json", "--output", tmp_path, "--model-folder", tmp_path)
+        asked = ("sweep", "--index", 0, *places, "--model-sha256", models.digest(model, tmp_path))
+        return program._parser().parse_args([str(each) for each in asked])
+
+    @pytest.fixture
+    def measured(self, tmp_path, monkeypatch):
+        """What was measured, by a sweep in which somebody changes the model."""
+        seen = []
+
+        def measure(plan, wanted, *_):
+            seen.append(wanted.index)
+            (tmp_path / "results").mkdir()
+            (tmp_path / "results/0.json").write_text("{}")
+            (tmp_path / "mine.py").write_text("WIDTH = 128")
+
+        monkeypatch.setattr(program.sweep, "run", measure)
+        return seen
+
+    def test_nothing_is_measured_of_a_model_that_is_another_one_than_the_run_was_begun_with(
+        self, tmp_path, arguments, measured
+    ):
+        (tmp_path / "mine.py").write_text("WIDTH = 128")
+
+        with pytest.raises(EnvironmentFault, match="was changed while it was measured"):
+            arguments.run(arguments)
+
+        assert measured == []
+
+    def test_nothing_is_kept_of_a_sweep_in_which_it_became_another_one(self, tmp_path, arguments, measured):
+        with pytest.raises(EnvironmentFault, match="was changed while it was measured"):
+            arguments.run(arguments)
+
+        assert measured == [0]
+        assert not (tmp_path / "results/0.json").exists()
+
+
 class TestHandingOver:
     @pytest.fixture
     def model(self, tmp_path):
