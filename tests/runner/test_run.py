@@ -19,6 +19,8 @@ from pathlib import Path
 
 import pytest
 
+from inferbench_cli import machine
+from inferbench_contract.errors import EnvironmentFault
 from tests import documents, in_process, programs
 from tests.programs import PATIENCE_SECONDS, Place
 
@@ -355,6 +357,16 @@ class TestPlaces:
 
         assert done.returncode == 3
         assert f"weights.path is weights.pt, and there is no file {place.folder}/weights.pt. Paths" in done.stderr
+
+    def test_a_sweep_of_another_model_than_the_run_was_begun_with_is_not_measured(self, place: Place) -> None:
+        (place.folder / "weights.pt").write_text("others")
+        plan = place.folder / "plan.json"
+        plan.write_text(documents.scripted_plan(model=MODEL).dump())
+
+        with pytest.raises(EnvironmentFault, match="was changed while it was measured, so the run ends here"):
+            machine.measure(plan, 0, place.folder, machine.Model(place.folder, "0" * 64), lambda _: None)
+
+        assert not (place.folder / "results").exists()
 
     def test_a_model_s_file_that_was_changed_is_not_measured_on(self, place: Place, short_again: Path) -> None:
         (place.folder / "weights.pt").write_text("others")
