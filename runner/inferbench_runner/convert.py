@@ -26,7 +26,7 @@ from inferbench_runner import artifacts, calibration, environment, garbage, life
 from inferbench_runner.backends import Unsupported
 from inferbench_runner.prepare import Refusal
 from inferbench_runner.process import PROGRESS_FD
-from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, TARGETS, Target, kept_fp32
+from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, TARGETS, WITHOUT_MAX_POOL, Target, kept_fp32
 from inferbench_runner.task import Artifacts
 
 GRAPHS: Final = "graphs"
@@ -46,6 +46,7 @@ MODULES: Final = tuple(
         "inputs",
         "models",
         "photographs",
+        "pools",
         "quantise",
         "residuals",
         "targets",
@@ -169,7 +170,8 @@ def _converted(request: Request, model: Any) -> Any:
 
     match request.precision:
         case Precision.FP16 | Precision.BF16:
-            return halves.convert(model, request.precision, kept_fp32(request.target, request.precision))
+            readable = _readable(request, model)
+            return halves.convert(readable, request.precision, kept_fp32(request.target, request.precision))
         case Precision.INT8_DYNAMIC:
             return quantise.dynamic(quantise.fused(model))
         case Precision.INT8_STATIC | Precision.FP8 if request.target is Target.TENSORRT:
@@ -178,6 +180,15 @@ def _converted(request: Request, model: Any) -> Any:
             fused = quantise.fused(model)
             return quantise.for_cpu(fused, _ranges(request, fused, quantise.cpu_tensors(fused)))
     raise Unsupported(f"NoConversion: there is no {request.precision} graph for {request.target}.")
+
+
+def _readable(request: Request, model: Any) -> Any:
+    """Write an fp32 graph with operators that its reader has at the opset of the precision."""
+    from inferbench_runner import graphs, pools
+
+    if (request.target, request.precision) not in WITHOUT_MAX_POOL:
+        return model
+    return pools.as_maxima(graphs.tidy(model))
 
 
 def _explicit(request: Request, model: Any) -> Any:

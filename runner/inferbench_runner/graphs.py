@@ -5,6 +5,7 @@ Pure: a model comes in and stays as it is, another one goes out.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Final
 
 from inferbench_runner.backends import Unsupported
@@ -19,6 +20,9 @@ WEIGHTS_APART_IR: Final = 4
 
 ONNX_DOMAIN: Final = "ai.onnx"
 """Another name of the domain without a name, which not every tool knows."""
+
+Shapes = Mapping[str, tuple[int | str, ...]]
+"""Of tensors by their names: numbers, and names of dimensions that are free."""
 
 
 def tidy(model: Any, min_opset: int = 0) -> Any:
@@ -60,6 +64,16 @@ def types(model: Any) -> dict[str, int]:
     if unknown:
         raise Unsupported(f"UnknownOperator: ONNX cannot tell what type {described(unknown[0])} answers with.")
     return known
+
+
+def shapes(graph: Any) -> Shapes:
+    """Return the shapes of the tensors of which every dimension has a number or a name; weights have none here."""
+    found = {}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shape = tuple(each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim)
+        if shape and all(shape):
+            found[value.name] = shape
+    return found
 
 
 def described(node: Any) -> str:

@@ -11,14 +11,13 @@ from collections import Counter
 from collections.abc import Collection, Mapping
 from typing import Any, Final
 
+from inferbench_runner import graphs
+
 CONVOLUTION: Final = "Conv"
 """And no product: what transformers add up spans too much for 8 bits (ViT-B/16 would be 11.3 % off, and is 4.2 %)."""
 
 FOLDED: Final = "BatchNormalization"
 """What may stand behind a convolution, and becomes part of it."""
-
-Shape = tuple[int | str, ...]
-"""Numbers, and names of dimensions that are free."""
 
 
 def of(model: Any, chosen: Collection[str]) -> dict[str, int]:
@@ -29,7 +28,7 @@ def of(model: Any, chosen: Collection[str]) -> dict[str, int]:
     branch that only fits the shape.
     """
     graph = model.graph
-    made, shapes, lengths = _made(graph, chosen), _shapes(graph), _lengths(graph)
+    made, shapes, lengths = _made(graph, chosen), graphs.shapes(graph), _lengths(graph)
     found = {}
     for node in graph.node:
         if node.op_type != "Add" or not _is_alike(node.input, shapes):
@@ -63,17 +62,7 @@ def _lengths(graph: Any) -> Mapping[str, int]:
     return lengths
 
 
-def _shapes(graph: Any) -> Mapping[str, Shape]:
-    """Return the shapes of the tensors of which every dimension has a number or a name; weights have none here."""
-    shapes = {}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shape = tuple(each.dim_param or each.dim_value for each in value.type.tensor_type.shape.dim)
-        if shape and all(shape):
-            shapes[value.name] = shape
-    return shapes
-
-
-def _is_alike(names: Collection[str], shapes: Mapping[str, Shape]) -> bool:
+def _is_alike(names: Collection[str], shapes: graphs.Shapes) -> bool:
     """Tell whether tensors have one shape, as far as is known."""
     found = {shapes.get(name) for name in names}
     return len(found) == 1 and None not in found

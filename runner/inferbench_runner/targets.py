@@ -53,8 +53,12 @@ NO_BF16_IN_CUDA: Final = """
 """
 """For these ONNX Runtime 1.31.1 has no CUDA kernel in bf16 at opset 22 (its get_all_opkernel_def says so); for
 GridSample none in fp16 either. Elu, InstanceNormalization, MaxPool, Selu and ThresholdedRelu have none at all there:
-what it registers for them from an older opset on serves only the operator of that opset, as its sessions show. A graph
-with one of them stays Unsupported until a later version has the kernel in fp32."""
+what it registers for them from an older opset on serves only the operator of that opset, as its sessions show. Max
+pools are written as maxima (WITHOUT_MAX_POOL); a graph with one of the others stays Unsupported until a later version
+has the kernel in fp32."""
+
+WITHOUT_MAX_POOL: Final = frozenset({(Target.CUDA, Precision.BF16)})
+"""Readers that have no kernel of MaxPool at the opset that a precision needs, in any type."""
 
 NO_BF16_IN_TENSORRT: Final = """
     ConvTranspose HardSigmoid HardSwish LpNormalization LpPool MeanVarianceNormalization Mish
