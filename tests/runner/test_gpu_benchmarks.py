@@ -139,6 +139,7 @@ def test_every_step_is_played_and_what_was_played_is_not_judged(whole, script):
     assert set(steps) == set(script.STEPS)
     assert re.findall(r"^## (\w+)", report, re.MULTILINE) == list(steps)
     assert told["repeatability"]["pairs"] > 0
+    assert told["repeatability"]["answersPercent"].keys() == told["repeatability"]["errorsPercent"].keys()
     assert {figure["reached"] for figure in wanted} == {None}
     assert whole.whole.stdout.count("| not judged |") == len(wanted) == len(script.figures.WANTED)
 
@@ -195,6 +196,16 @@ class TestFigures:
 
         assert ended.returncode == 4
         assert "by at most 1% | 1.50% | NOT reached |" in ended.stdout
+
+    def test_a_bias_is_judged_by_a_bare_loop_of_60_s_and_not_by_a_shorter_one(self, script):
+        compared = [{"biasPercent": percent} for percent in (0.2, -0.7)]
+
+        assert script.largest_bias(compared, bare_seconds=60) == pytest.approx(0.7)
+        assert script.largest_bias(compared, bare_seconds=59) is None
+
+    def test_two_answers_are_the_medians_of_the_even_and_the_odd_rounds(self, script):
+        assert [*script.halves([10, 40, 12, 42, 14])] == [(12, 41)]
+        assert [*script.halves([10])] == []
 
     def test_an_engine_is_held_against_trtexec_else_its_own_profiler(self, script):
         ours = {"deviceMedianNanoseconds": 103, "profilerMedianNanoseconds": 100}

@@ -1,4 +1,8 @@
-"""Three real models for the tests of graphs, prepared once: with residual sums, hard activations, attention."""
+"""Three models for the tests of graphs, prepared once: with residual sums, hard activations, attention.
+
+They are ResNet-50 on small images, the small MobileNetV3 of torchvision, and a vision transformer of three blocks:
+every kind of node that the large ones have. `make test-models` takes those, at their own sizes.
+"""
 
 from __future__ import annotations
 

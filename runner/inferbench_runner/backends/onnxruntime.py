@@ -1,7 +1,7 @@
 """ONNX Runtime: the CPU provider, or the CUDA provider on a GPU. Its process imports no PyTorch.
 
 Inputs and outputs are bound to memory that is made once. The CUDA session has run on an H100 at fp32, tf32 and fp16,
-with CUDA graphs too; at bf16 a stand-in only has.
+with CUDA graphs too, and at bf16 on a stand-in only.
 
 Graphs in halves have halves outside too (`halves` says why): bf16 is bound by its number in ONNX, and read as fp32.
 """
