@@ -172,6 +172,29 @@ def test_the_examples_of_precisions_measure_them(tmp_path, name, transforms, bac
     assert (cells["planned"], cells["measured"]) == (measured, measured), done.stdout
 
 
+PERCEPTRON = """
+from torch import nn
+
+
+def make():
+    return nn.Sequential(nn.Flatten(), nn.Linear(3072, 256), nn.ReLU(), nn.Linear(256, 10))
+"""
+
+
+def test_a_compiled_model_is_measured_in_dynamic_8_bits(tmp_path):
+    """The transformer's example, with two layers instead: to compile a whole block takes half a minute."""
+    (tmp_path / "perceptron.py").write_text(PERCEPTRON)
+    model = {"python": {"factory": "perceptron:make"}, "inputs": [{"name": "image", "shape": [3, 32, 32]}]}
+    only = {"backends": ["torch-compile"], "precisions": ["int8-dynamic"], "exclude": [], "expectations": []}
+    first = {"backend": "torch-compile", "precision": "int8-dynamic"}
+    file = shortened("vit.yaml", tmp_path, model=model, **only, baseline=first, accuracy=ANY_CHOICE)
+
+    done = run("run", file, "--json", folder=tmp_path)
+
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["cells"]["measured"] == 1
+
+
 @dataclass(frozen=True)
 class OnesOwn:
     """The examples of a model and of a file of one's own, one after the other in a folder: the file is the model's."""
