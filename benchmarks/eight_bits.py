@@ -16,23 +16,17 @@ after an interruption; --fresh begins anew. Takes about 12 minutes.
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import lab
-import yaml
 
-from inferbench_cli.folder import Folder
-from inferbench_contract import cells, evidence
 from inferbench_contract.cells import Table
-from inferbench_contract.evidence import Estimate
 from inferbench_contract.words import Cell, Strategy
 
-PROGRAM: Final = Path(sys.executable).with_name("inferbench")
+BASELINE: Final = Strategy.parse("onnxruntime/fp32")
 
 BATCH_SIZES: Final = (1, 8)
 COMPILED_BATCH: Final = 8
@@ -50,18 +44,6 @@ STRATEGIES: Final = tuple(
 )
 
 
-HEADER: Final = (
-    "batch",
-    "strategy",
-    "outcome",
-    "ms",
-    "times as fast as onnxruntime/fp32",
-    "relative L2",
-    "top-1",
-    "doubts",
-)
-
-
 def spec(model: Mapping[str, Any], batch_sizes: Sequence[int], given: argparse.Namespace) -> Mapping[str, Any]:
     """Return the spec of a run."""
     return {
@@ -75,30 +57,13 @@ def spec(model: Mapping[str, Any], batch_sizes: Sequence[int], given: argparse.N
         "measurement": {"rounds": given.rounds, "maxSecondsPerCell": given.seconds},
         "accuracy": {"onViolation": "Report"},
         "maxFailedCells": len(STRATEGIES) * len(batch_sizes),
-        "baseline": {"backend": "onnxruntime", "precision": "fp32"},
     }
 
 
 def measured(name: str, asked: Mapping[str, Any], given: argparse.Namespace) -> Table:
     """Run a benchmark, or what is left of it, and return its rows."""
-    place = lab.CACHE / "eight-bits" / name
-    place.mkdir(parents=True, exist_ok=True)
-    head = {"apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark", "metadata": {"name": name}}
-    file, output = place / f"{name}.yaml", place / f"{given.rounds}x{given.seconds}s-{given.threads}"
-    file.write_text(yaml.safe_dump({**head, "spec": dict(asked)}, sort_keys=False))
-    command = [PROGRAM, "run", file, "--output", output, *(["--fresh"] if given.fresh else [])]
-    importable = {"PYTHONPATH": f"{lab.HERE}:{os.environ.get('PYTHONPATH', '')}"}
-    subprocess.run(command, env={**os.environ, **importable}, stdout=sys.stderr, check=True)
-    folder = Folder(output)
-    plan = folder.plan()
-    baseline = Strategy.parse("onnxruntime/fp32")
-    return cells.tabulate(plan, folder.results(plan), baseline, rank_inaccurate=True)
-
-
-def ratio(table: Table, slower: str, faster: str, batch_size: int) -> Estimate | None:
-    """Return how many times as long the one takes as the other."""
-    a, b = (table.medians(Cell(Strategy.parse(each), batch_size)) for each in (slower, faster))
-    return evidence.paired_ratio(a, b)
+    output = Path("eight-bits", name, f"{given.rounds}x{given.seconds}s-{given.threads}")
+    return lab.whole_run(output, asked, BASELINE, is_fresh=given.fresh)
 
 
 def spent(batch_size: int) -> Sequence[tuple[str, float]]:
@@ -142,23 +107,7 @@ def main() -> int:
 def _print_cells(table: Table, title: str) -> None:
     print(f"\n{title}:\n")
     wanted = [Cell(Strategy.parse(each), size) for size in table.batch_sizes for each in STRATEGIES]
-    lab.table(HEADER, (_row(table, cell) for cell in wanted))
-
-
-def _row(table: Table, cell: Cell) -> list[str]:
-    row = table.rows[cell]
-    latency = lab.milliseconds(row.latency.value) if row.latency is not None else "-"
-    errors, agreements = row.values("relative_l2_parts_per_billion"), row.values("top1_agreement_basis_points")
-    return [
-        str(cell.batch_size),
-        str(cell.strategy),
-        str(row.outcome),
-        latency,
-        lab.ratio(ratio(table, "onnxruntime/fp32", str(cell.strategy), cell.batch_size)),
-        f"{max(errors) / 1e9:.2g}" if errors else "-",
-        f"{agreements[0] / 100:.1f} %" if agreements else "-",
-        ", ".join(row.lasting_doubts) or "none",
-    ]
+    lab.table(lab.cell_header(BASELINE), (lab.cell_row(table, cell, BASELINE) for cell in wanted))
 
 
 def _print_spent(threads: int) -> None:
@@ -170,8 +119,9 @@ def _print_spent(threads: int) -> None:
 
 
 def _judge(table: Table) -> int:
-    gains = [ratio(table, "onnxruntime/fp32", "onnxruntime/int8-static", size) for size in BATCH_SIZES]
-    compiled = ratio(table, "torch-compile/fp32", "onnxruntime/fp32", COMPILED_BATCH)
+    eight_bits, compiled_ = Strategy.parse("onnxruntime/int8-static"), Strategy.parse("torch-compile/fp32")
+    gains = [lab.paired(table, BASELINE, eight_bits, size) for size in BATCH_SIZES]
+    compiled = lab.paired(table, compiled_, BASELINE, COMPILED_BATCH)
     print(f"\nonnxruntime/int8-static over its own fp32: {', '.join(map(lab.ratio, gains))} (must be >= {MIN_GAIN}).")
     print(f"torch-compile/fp32 takes {lab.ratio(compiled)} of onnxruntime/fp32's time (must be <= {MAX_COMPILED}).")
     has_gained = all(gain is not None and gain.value >= MIN_GAIN for gain in gains)

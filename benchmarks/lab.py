@@ -17,17 +17,22 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from inferbench_contract import document, plan, result
+import yaml
+
+from inferbench_cli.folder import Folder
+from inferbench_contract import cells, document, evidence, plan, result
+from inferbench_contract.cells import Table
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import CellResult
-from inferbench_contract.words import Backend, Doubt, Outcome, Strategy
+from inferbench_contract.words import Backend, Cell, Doubt, Outcome, Strategy
 from inferbench_runner import artifacts as cache
 from inferbench_runner import circumstances, environment, lifeline, prepare
 from inferbench_runner.sweep import THREAD_VARIABLES
 from inferbench_runner.task import Artifacts, CellTask
 
 HERE = Path(__file__).resolve().parent
+PROGRAM = Path(sys.executable).with_name("inferbench")
 CACHE = cache.default_folder(os.environ).with_name("inferbench-benchmarks")
 """What the benchmarks keep from one run to the next: beside the cache of inferbench, never in it."""
 
@@ -89,6 +94,52 @@ class Bench:
         command = [self.python, "-P", "-m", "inferbench_runner", "sweep", "--plan", plan_file, "--index", str(index)]
         places = ["--output", self.folder, "--model-folder", HERE]
         run([*command, *places], dict(os.environ))
+
+
+def whole_run(output: Path, spec: Mapping[str, Any], baseline: Strategy, *, is_fresh: bool) -> Table:
+    """Run a benchmark with the program that users run, or what is left of it, and return its rows.
+
+    `output` is where below CACHE its results stay. Strategies that are not accurate enough are ranked too.
+    """
+    compared = {"baseline": {"backend": str(baseline.backend), "precision": str(baseline.precision)}}
+    folder = CACHE / output
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    head = {"apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark", "metadata": {"name": "benchmark"}}
+    file = folder.with_suffix(".yaml")
+    file.write_text(yaml.safe_dump({**head, "spec": {**spec, **compared}}, sort_keys=False))
+    command = [PROGRAM, "run", file, "--output", folder, *(["--fresh"] if is_fresh else [])]
+    importable = {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"}
+    subprocess.run(command, env={**os.environ, **importable}, stdout=sys.stderr, check=True)
+    kept = Folder(folder)
+    planned = kept.plan()
+    return cells.tabulate(planned, kept.results(planned), baseline, rank_inaccurate=True)
+
+
+def paired(table: Table, slower: Strategy, faster: Strategy, batch_size: int) -> Estimate | None:
+    """Return how many times as long the one takes as the other, paired by round."""
+    a, b = (table.medians(Cell(each, batch_size)) for each in (slower, faster))
+    return evidence.paired_ratio(a, b)
+
+
+def cell_header(baseline: Strategy) -> Sequence[str]:
+    """Return the head of a table of cells."""
+    return "batch", "strategy", "outcome", "ms", f"times as fast as {baseline}", "relative L2", "top-1", "doubts"
+
+
+def cell_row(table: Table, cell: Cell, baseline: Strategy) -> Sequence[str]:
+    """Return a cell as a row of such a table."""
+    row = table.rows[cell]
+    errors, agreements = row.values("relative_l2_parts_per_billion"), row.values("top1_agreement_basis_points")
+    return [
+        str(cell.batch_size),
+        str(cell.strategy),
+        str(row.outcome),
+        milliseconds(row.latency.value) if row.latency is not None else "-",
+        ratio(paired(table, baseline, cell.strategy, cell.batch_size)),
+        f"{max(errors) / 1e9:.2g}" if errors else "-",
+        f"{agreements[0] / 100:.1f} %" if agreements else "-",
+        ", ".join(row.lasting_doubts) or "none",
+    ]
 
 
 def artifacts(of: Plan, backends: Iterable[Backend], python: str = sys.executable) -> Artifacts:
