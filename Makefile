@@ -95,7 +95,7 @@ TENSORRT := .venv/tensorrt
 test-tensorrt: setup ## Run the TensorRT backend on NVIDIA's libraries as far as no GPU is needed (fetches 560 MB)
 	@$(BIN)/python -m tests.tensorrt.fetch
 	@INFERBENCH_TENSORRT_BINDINGS=$(TENSORRT)/10/site:$(TENSORRT)/11/site \
-		$(BIN)/python -m pytest tests/tensorrt tests/runner/test_tensorrt.py -k "real_libraries or every_name"
+		$(BIN)/python -m pytest tests/tensorrt tests/runner/test_tensorrt_names.py -k "real_libraries or every_name"
 
 test-gpu: setup-gpu ## Run the tests that need an NVIDIA GPU
 	@$(BIN)/python -m pytest tests/gpu -m gpu

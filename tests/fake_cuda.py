@@ -5,7 +5,7 @@ addresses and on which stream; that memory is freed once and not used afterwards
 waited for. Memory on the "GPU" is real bytes at made-up addresses. A stream is a list of things to do, which are done
 when somebody waits for it and not before. Time on the GPU passes by what each piece of work is said to take.
 
-`tests/runner/test_tensorrt.py` compares its names, numbers and arguments with those of the real bindings.
+`tests/runner/test_tensorrt_names.py` compares its names, numbers and arguments with those of the real bindings.
 """
 
 # ruff: noqa: N802, N803, N815 (the names are NVIDIA's)

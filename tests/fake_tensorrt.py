@@ -1,7 +1,8 @@
 """A scripted stand-in for the module `tensorrt`, on the GPU of `tests.fake_cuda`: its graphs multiply by a number.
 
 It is no TensorRT: what it shows is in which order and with what our backend calls it. Whether those calls exist, in
-each version, is asked of the real bindings in `tests/runner/test_tensorrt.py`; the real parser and builder run there.
+each version, is asked of the real bindings in `tests/runner/test_tensorrt_names.py`; the real parser and builder run in
+`test_tensorrt_plans.py`.
 
 A graph is a JSON file: {"inputs": {name: [[-1, 4], "FLOAT"]}, "outputs": {...}, "factor": 2}. Each output is the first
 input times the factor.

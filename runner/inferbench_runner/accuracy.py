@@ -54,10 +54,6 @@ class Differences:
         """Return the norm of all errors over the norm of all references."""
         return _relative(float(self.error.sum()), float(self.theirs.sum()))
 
-    def cosine(self) -> float:
-        """Return the cosine between all outputs and all references."""
-        return _cosine(float(self.product.sum()), float(self.ours.sum()), float(self.theirs.sum()))
-
     def top1_agreement(self) -> float | None:
         """Return the share of the examples with the same first choice; None where the reference has only one."""
         if self.choices is None:
@@ -91,7 +87,6 @@ class Accuracy:
 
     examples: int
     relative_l2: float = 0.0
-    cosine: float = 1.0
     worst_relative_l2: float = 0.0
     """Of the worst example."""
     worst_cosine: float = 1.0
@@ -173,7 +168,6 @@ def judge(batches: Sequence[Mapping[str, Differences]]) -> Accuracy:
     return Accuracy(
         examples=len(np.unique(outputs[0].rows)),
         relative_l2=max(output.relative_l2() for output in outputs),
-        cosine=min(output.cosine() for output in outputs),
         worst_relative_l2=farthest[0],
         worst_cosine=lowest[0],
         worst_example=farthest[1],

@@ -258,11 +258,11 @@ def _tensorrt(task: CellTask, folder: Path) -> Content:
 
 def tensorrt_content(task: CellTask, made: Path, folder: Path) -> Content:
     """Hand over a plan that was made, with what the inspector says of it."""
-    from inferbench_runner.backends import tensorrt
+    from inferbench_runner.backends import _tensorrt_plans
 
-    for name in (tensorrt.PLAN, tensorrt.LAYERS):
+    for name in (_tensorrt_plans.PLAN, _tensorrt_plans.LAYERS):
         shutil.copyfile(made / name, folder / name)
-    return Content(tensorrt.PLAN, "tensorrt", {"cudaGraph": bool(task.options.get("cudaGraph", False))})
+    return Content(_tensorrt_plans.PLAN, "tensorrt", {"cudaGraph": bool(task.options.get("cudaGraph", False))})
 
 
 def _torch_aot_inductor(task: CellTask, folder: Path) -> Content:

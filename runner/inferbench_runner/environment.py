@@ -133,10 +133,6 @@ class Environment:
         }
         return {to_camel(name): list(value) if isinstance(value, tuple) else value for name, value in record.items()}
 
-    def dump(self) -> str:
-        """Write it as JSON."""
-        return json.dumps(self.as_dict())
-
 
 def describe(root: Path = circumstances.ROOT) -> Environment:
     """Describe this machine."""

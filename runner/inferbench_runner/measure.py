@@ -40,9 +40,6 @@ class Progress:
     """A look at a measurement under way."""
 
     stage: Stage
-    elapsed_ns: int
-    limit_ns: int
-    """The stage takes at most this long, but for calls that are under way."""
     calls: int
     latency_ns: int
     """Median of the last calls."""
@@ -108,11 +105,6 @@ class Measurement:
         return stats.median(self.timed.latencies_ns)
 
     @property
-    def percentiles_ns(self) -> tuple[int | None, int | None]:
-        """p90 and p99, each None where this round alone has too few calls for it."""
-        return stats.percentile(self.timed.latencies_ns, 90), stats.percentile(self.timed.latencies_ns, 99)
-
-    @property
     def enqueue_median_ns(self) -> int | None:
         """Median host time to start a call."""
         return stats.median(self.timed.enqueue_ns) if self.timed.enqueue_ns is not None else None
@@ -141,7 +133,7 @@ def measure(session: Session, limits: stopping.Limits, on_progress: OnProgress =
 def time_calls(session: Session, limits: stopping.Limits, on_progress: OnProgress = ignore_progress) -> TimedCalls:
     """Time single calls of a warm session until `stopping` finds a reason to stop."""
     clock, loop = session.clock, _Loop(session)
-    reporter = _Reporter(on_progress, Stage.MEASURING, limits.latency_max_ns)
+    reporter = _Reporter(on_progress, Stage.MEASURING)
     begin = clock()
     elapsed_ns = check_ns = 0
     reason = None
@@ -178,7 +170,7 @@ def _first_call(session: Session) -> int:
 def _warm_up(session: Session, limits: stopping.Limits, on_progress: OnProgress) -> WarmUp:
     """Call until the last windows have settled or the time is up. Only full windows are judged."""
     clock = session.clock
-    reporter = _Reporter(on_progress, Stage.WARMING_UP, limits.warmup_max_ns)
+    reporter = _Reporter(on_progress, Stage.WARMING_UP)
     begin = clock()
     windows: list[Sequence[int]] = []
     calls = elapsed_ns = 0
@@ -267,10 +259,9 @@ class _Loop:
 class _Reporter:
     """Tells somebody how it goes, seldom enough not to disturb."""
 
-    def __init__(self, on_progress: OnProgress, stage: Stage, limit_ns: int) -> None:
+    def __init__(self, on_progress: OnProgress, stage: Stage) -> None:
         self._on_progress = on_progress
         self._stage = stage
-        self._limit_ns = limit_ns
         self.due_ns = PROGRESS_NS
 
     def report(self, elapsed_ns: int, calls: int, latencies_ns: Sequence[int]) -> None:
@@ -278,5 +269,5 @@ class _Reporter:
         if elapsed_ns < self.due_ns:
             return
         latency_ns = stats.median(latencies_ns[-PROGRESS_CALLS:])
-        self._on_progress(Progress(self._stage, elapsed_ns, self._limit_ns, calls, latency_ns))
+        self._on_progress(Progress(self._stage, calls, latency_ns))
         self.due_ns = elapsed_ns + PROGRESS_NS

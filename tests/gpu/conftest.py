@@ -6,7 +6,7 @@ import csv
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_runner import cuda, gpu
+from inferbench_contract.words import Backend, Device, Precision
+from inferbench_runner import backends, cuda, gpu
 
 PROGRAM = (sys.executable, "-P", "-m", "inferbench_cli")
 
@@ -59,27 +60,53 @@ def cache(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
 
 
 @pytest.fixture(scope="session")
-def run(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
+def results(cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Runs a benchmark on the GPU and returns the folder of its results."""
+
+    def results_(**spec: Any) -> Path:
+        return results_in(tmp_path_factory.mktemp("run"), cache, **spec)
+
+    return results_
+
+
+@pytest.fixture(scope="session")
+def run(results: Callable[..., Path]) -> Callable[..., Rows]:
     """Runs a benchmark on the GPU and returns its cells by `backend/precision@batch`, as cells.csv has them."""
+    return lambda **spec: rows_of(results(**spec))
 
-    def run_(**spec: Any) -> Rows:
-        folder = tmp_path_factory.mktemp("run")
-        wanted = {"model": MODEL, "device": "gpu", "batchSizes": [1, 8], "measurement": SHORT, **spec}
-        head = {"apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark", "metadata": {"name": "gpu"}}
-        (folder / "bench.yaml").write_text(yaml.safe_dump({**head, "spec": wanted}))
-        ended = subprocess.run(
-            [*PROGRAM, "run", folder / "bench.yaml", "--output", folder / "out"],
-            env={**os.environ, "INFERBENCH_CACHE": str(cache)},
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=PATIENCE_SECONDS,
-        )
-        assert (folder / "out/cells.csv").exists(), ended.stderr
-        with (folder / "out/cells.csv").open() as file:
-            return {f"{row['backend']}/{row['precision']}@{row['batch_size']}": row for row in csv.DictReader(file)}
 
-    return run_
+def results_in(folder: Path, cache: Path, **spec: Any) -> Path:
+    """Run a benchmark that lies in a folder, and return the one of its results."""
+    wanted = {"model": MODEL, "device": "gpu", "batchSizes": [1, 8], "measurement": SHORT, **spec}
+    head = {"apiVersion": "inferbench.dev/v1alpha1", "kind": "InferenceBenchmark", "metadata": {"name": "gpu"}}
+    (folder / "bench.yaml").write_text(yaml.safe_dump({**head, "spec": wanted}))
+    ended = inferbench(cache, "run", folder / "bench.yaml", "--output", folder / "out")
+    assert (folder / "out/cells.csv").exists(), ended.stderr
+    return folder / "out"
+
+
+def inferbench(cache: Path, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """Run `inferbench ARGUMENTS` to its end, however that is."""
+    return subprocess.run(
+        [*PROGRAM, *map(str, arguments)],
+        env={**os.environ, "INFERBENCH_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=PATIENCE_SECONDS,
+    )
+
+
+def rows_of(results: Path) -> Rows:
+    """Read the cells of a folder of results."""
+    with (results / "cells.csv").open() as file:
+        return {f"{row['backend']}/{row['precision']}@{row['batch_size']}": row for row in csv.DictReader(file)}
+
+
+def skip_where_missing(backend: Backend, precision: Precision) -> None:
+    """Skip a test of what this GPU or its software cannot do, with the reason that a user would be told."""
+    if (reason := backends.find(backend).missing(precision, Device.GPU)) is not None:
+        pytest.skip(reason)
 
 
 def outcomes(rows: Rows) -> dict[str, str]:

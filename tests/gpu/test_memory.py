@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import backends, cuda
-from tests.gpu.conftest import outcomes
+from inferbench_contract.words import Backend, Precision
+from inferbench_runner import cuda
+from tests.gpu.conftest import outcomes, skip_where_missing
 
 LEFT_BYTES = 2 << 30
 """Enough for a context, ResNet-18 and one image; its first layer answers 1,024 images with 3.3 GB in fp32."""
@@ -24,8 +24,7 @@ def a_full_gpu():
 
 @pytest.mark.parametrize("backend", [Backend.TORCH_EAGER, Backend.ONNXRUNTIME, Backend.TENSORRT])
 def test_out_of_memory_is_the_outcome_of_the_batch_size_that_does_not_fit(run, a_full_gpu, backend):
-    if (reason := backends.find(backend).missing(Precision.FP32, Device.GPU)) is not None:
-        pytest.skip(reason)
+    skip_where_missing(backend, Precision.FP32)
 
     rows = run(backends=[str(backend)], precisions=["fp32"], batchSizes=[1, TOO_LARGE])
 

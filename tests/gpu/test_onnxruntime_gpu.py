@@ -6,8 +6,7 @@ import pytest
 
 from inferbench_contract.capabilities import support
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
-from inferbench_runner.backends import _capability
-from tests.gpu.conftest import all_measured, error, has_the_four_numbers, outcomes
+from tests.gpu.conftest import all_measured, error, has_the_four_numbers, outcomes, skip_where_missing
 
 PRECISIONS = [
     precision
@@ -19,16 +18,13 @@ PRECISIONS = [
 @pytest.fixture(scope="module", autouse=True)
 def cuda_provider():
     """The test is skipped where only the CPU's build is installed."""
-    onnxruntime = pytest.importorskip("onnxruntime")
-    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
-        pytest.skip("needs onnxruntime-gpu")
+    skip_where_missing(Backend.ONNXRUNTIME, Precision.FP32)
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
-def test_every_precision_that_is_said_to_work_works(run, driver, precision, with_graph):
-    if (reason := _capability.missing(precision, driver.name, driver.compute_capability)) is not None:
-        pytest.skip(reason)
+def test_every_precision_that_is_said_to_work_works(run, precision, with_graph):
+    skip_where_missing(Backend.ONNXRUNTIME, precision)
     rows = run(
         backends=["onnxruntime"],
         precisions=[str(precision)],

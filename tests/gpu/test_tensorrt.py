@@ -8,8 +8,9 @@ import pytest
 
 from inferbench_contract.capabilities import support
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
-from inferbench_runner.backends import _capability, tensorrt
-from tests.gpu.conftest import all_measured, error, has_the_four_numbers, outcomes
+from inferbench_runner.backends import tensorrt
+from inferbench_runner.backends._tensorrt_plans import LAYERS, NOTES, PLANS
+from tests.gpu.conftest import all_measured, error, has_the_four_numbers, outcomes, skip_where_missing
 
 PRECISIONS = [
     precision
@@ -23,8 +24,7 @@ END_TO_END = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 2, "contr
 @pytest.fixture(scope="module", autouse=True)
 def library():
     """The test is skipped where TensorRT is not installed."""
-    if (reason := tensorrt.missing(Precision.FP32, Device.GPU)) is not None:
-        pytest.skip(reason)
+    skip_where_missing(Backend.TENSORRT, Precision.FP32)
 
 
 def only(*, with_graph=False, **spec):
@@ -38,9 +38,8 @@ def floats(run):
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
-def test_every_precision_that_is_said_to_work_works(run, driver, precision, with_graph):
-    if (reason := _capability.missing(precision, driver.name, driver.compute_capability)) is not None:
-        pytest.skip(reason)
+def test_every_precision_that_is_said_to_work_works(run, precision, with_graph):
+    skip_where_missing(Backend.TENSORRT, precision)
     rows = run(**only(with_graph=with_graph, precisions=[str(precision)], batchSizes=[1, 32]))
 
     assert all_measured(rows), outcomes(rows)
@@ -69,20 +68,20 @@ def test_end_to_end_there_are_four_numbers_too(run):
 
 
 def test_a_plan_is_built_once_and_says_what_it_is_made_of(run, cache, floats):
-    before = {folder.name for folder in (cache / tensorrt.PLANS).iterdir()}
+    before = {folder.name for folder in (cache / PLANS).iterdir()}
 
     rows = run(**only(precisions=["fp32", "tf32", "fp16"]))
 
     assert all_measured(rows), outcomes(rows)
-    assert {folder.name for folder in (cache / tensorrt.PLANS).iterdir()} == before
-    for folder in (cache / tensorrt.PLANS).iterdir():
-        assert json.loads((folder / tensorrt.LAYERS).read_text())["Layers"]
-        assert json.loads((folder / tensorrt.NOTES).read_text())["buildMilliseconds"] > 0
+    assert {folder.name for folder in (cache / PLANS).iterdir()} == before
+    for folder in (cache / PLANS).iterdir():
+        assert json.loads((folder / LAYERS).read_text())["Layers"]
+        assert json.loads((folder / NOTES).read_text())["buildMilliseconds"] > 0
 
 
 def test_the_inspector_names_the_types_that_the_precision_check_looks_for(cache, floats):
     """FellBack rests on these words, and NVIDIA has changed them between versions."""
-    texts = [(folder / tensorrt.LAYERS).read_text().lower() for folder in (cache / tensorrt.PLANS).iterdir()]
+    texts = [(folder / LAYERS).read_text().lower() for folder in (cache / PLANS).iterdir()]
 
     assert any(any(word in text for word in tensorrt.TYPE_WORDS[Precision.FP16]) for text in texts)
     assert all(any(word in text for word in tensorrt.ANY_TYPE_WORDS) for text in texts)

@@ -79,7 +79,7 @@ def test_onnx_runtime_is_called_with_what_is_bound(bias, gpu, a_task, tmp_path):
 def test_tensorrt_is_started_as_the_session_starts_it(bias, gpu, a_task, tmp_path, with_graph):
     (tmp_path / "model.onnx").write_text(json.dumps(DOUBLING_JSON))
     task = a_task(Backend.TENSORRT, cudaGraph=with_graph)
-    session = tensorrt.open_session(task, cuda.open_device(gpu), FakeTensorRt(gpu), "580.159.04")
+    session = tensorrt.open_session(task, cuda.open_device(gpu), FakeTensorRt(gpu), "580.159.04", [])
     launch = ["cudaGraphLaunch"] if with_graph else []
 
     assert bare_call(bias, session, gpu) == ([*launch, "cudaStreamSynchronize"], ["engine"])

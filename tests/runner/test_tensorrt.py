@@ -1,58 +1,42 @@
-"""TensorRT as far as it goes without a GPU.
+"""TensorRT's session, and how a machine without a GPU ends.
 
-Real are: the parser and the builder of TensorRT-RTX, which need no GPU; the names of NVIDIA's bindings, imported over
-libraries that hold nothing; and the way a machine without a GPU ends. The session runs on the scripted stand-ins of
-tests/fake_cuda.py and tests/fake_tensorrt.py. No engine has run here: that is for tests/gpu/test_tensorrt.py.
+The session runs on the scripted stand-ins of tests/fake_cuda.py and tests/fake_tensorrt.py. No engine has run here:
+that is for tests/gpu/test_tensorrt.py. For how its plans are built and kept see test_tensorrt_plans.py, for whether the
+names are NVIDIA's test_tensorrt_names.py.
 """
 
 from __future__ import annotations
 
-import ast
 import ctypes
-import importlib.util
-import inspect
-import json
 import os
-import re
-import runpy
-import shutil
 import subprocess
 import sys
 from functools import partial
-from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-import onnx
 import pytest
-from onnx import parser
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import artifacts, bundle, cuda, gate
+from inferbench_contract.words import Device, Precision
+from inferbench_runner import cuda, gate
 from inferbench_runner.backends import FellBack, Unsupported, tensorrt
 from inferbench_runner.measure import time_calls
 from inferbench_runner.stopping import Limits
-from tests import fake_cuda, fake_tensorrt
-from tests.fake_cuda import CudaErrorT, FakeCuda, FakeDriver, FakeNvml
+from tests import fake_cuda
+from tests.fake_cuda import CudaErrorT, FakeCuda
 from tests.fake_tensorrt import KERNEL_NS, FakeTensorRt, Severity
-from tests.runner.graph_tasks import imported, of_graph, write_examples
-
-FEATURES = 4
-EXAMPLES = 16
-DRIVER = "580.159.04"
-
-DOUBLING = {
-    "inputs": {"image": [[-1, FEATURES], "FLOAT"]},
-    "outputs": {"scores": [[-1, FEATURES], "FLOAT"]},
-    "factor": 2,
-}
-
-DOUBLING_ONNX = """
-<ir_version: 10, opset_import: ["" : 20]>
-graph (float[batch,4] image) => (float[batch,4] scores) <float two = {2}> { scores = Mul(image, two) }
-"""
-"""The same as ONNX has it, for what reads graphs itself."""
+from tests.runner.doubling import (
+    DOUBLING,
+    DRIVER,
+    EXAMPLES,
+    FEATURES,
+    RESOURCES,
+    open_on,
+    task_of,
+    typed,
+    write_doubled,
+)
+from tests.runner.graph_tasks import imported
 
 
 @pytest.fixture
@@ -66,47 +50,16 @@ def library(fake):
 
 
 @pytest.fixture
-def rtx():
-    import tensorrt_rtx_bindings
-
-    return tensorrt_rtx_bindings
-
-
-@pytest.fixture
 def a_task(tmp_path):
     """Makes the task of a cell of a graph that doubles, or of another one."""
-    inputs = np.random.default_rng(0).standard_normal((EXAMPLES, FEATURES), dtype=np.float32)
-    write_examples(tmp_path, {"image": inputs}, {"scores": 2 * inputs})
-
-    def make(precision=Precision.FP32, batch_size=3, contract="device-resident", graph=DOUBLING, **options):
-        (tmp_path / "model.onnx").write_text(json.dumps(graph))
-        return of_graph(
-            tmp_path,
-            Backend.TENSORRT,
-            precision,
-            device=Device.GPU,
-            batch_size=batch_size,
-            contract=contract,
-            options=options,
-        )
-
-    return make
+    write_doubled(tmp_path)
+    return partial(task_of, tmp_path)
 
 
 @pytest.fixture
 def open_session(fake, library):
     """Opens a session on the stand-ins."""
-
-    def open_(task, driver=DRIVER):
-        return tensorrt.open_session(task, cuda.open_device(fake), library, driver)
-
-    return open_
-
-
-def typed(kind, **more):
-    """The doubling graph with inputs and outputs of another type."""
-    tensors = {"inputs": {"image": [[-1, FEATURES], kind]}, "outputs": {"scores": [[-1, FEATURES], kind]}}
-    return {**DOUBLING, **tensors, **more}
+    return partial(open_on, fake, library)
 
 
 OPENING = """
@@ -115,7 +68,7 @@ from tests.fake_tensorrt import FakeTensorRt
 
 
 def open_session(task, gpu):
-    return backends.find(task.backend).open_session(task, cuda.open_device(gpu), FakeTensorRt(gpu), "580.159.04")
+    return backends.find(task.backend).open_session(task, cuda.open_device(gpu), FakeTensorRt(gpu), "580.159.04", [])
 """
 
 
@@ -297,7 +250,7 @@ class TestSession:
         turing = cuda.open_device(FakeCuda(name=b"Tesla T4\0", capability=(7, 5)))
 
         with pytest.raises(Unsupported, match=r"NoKernel: bf16 needs compute capability 8\.0, and Tesla T4 has 7\.5"):
-            tensorrt.open_session(a_task(Precision.BF16), turing, library, DRIVER)
+            tensorrt.open_session(a_task(Precision.BF16), turing, library, DRIVER, RESOURCES)
 
 
 class TestPrecision:
@@ -321,386 +274,6 @@ class TestPrecision:
 
         with pytest.raises(FellBack, match="no layer of the engine has a tensor of int8-static"):
             open_session(a_task(Precision.INT8_STATIC, graph={**DOUBLING, "layers": layers}))
-
-
-class TestPlans:
-    @pytest.mark.parametrize(("precision", "tf32"), [(Precision.FP32, False), (Precision.TF32, True)])
-    def test_tf32_is_on_for_tf32_alone(self, a_task, open_session, library, precision, tf32):
-        """It is on unless somebody clears it; the stand-in begins that way too."""
-        open_session(a_task(precision))
-
-        assert library.builds[0]["tf32"] is tf32
-
-    def test_the_profile_knows_one_batch_size(self, a_task, open_session, library):
-        open_session(a_task(batch_size=7))
-
-        assert library.builds[0]["profile"] == {"image": [[7, FEATURES]] * 3}
-
-    def test_a_plan_is_built_once(self, a_task, open_session, library):
-        first, second = (open_session(a_task()) for _ in range(2))
-
-        assert len(library.builds) == 1
-        assert (first.notes["compileCache"], second.notes["compileCache"]) == ("cold", "warm")
-
-    @pytest.mark.parametrize(
-        "change",
-        [
-            pytest.param({"batch_size": 5}, id="batch size"),
-            pytest.param({"precision": Precision.TF32}, id="tf32"),
-            pytest.param({"builderOptimizationLevel": 5}, id="optimisation level"),
-            pytest.param({"graph": {**DOUBLING, "factor": 3}}, id="the graph"),
-        ],
-    )
-    def test_whatever_decides_a_plan_makes_another_one(self, a_task, open_session, library, change):
-        open_session(a_task())
-
-        open_session(a_task(**change))
-
-        assert len(library.builds) == 2
-
-    def test_so_do_the_driver_and_the_version_of_tensorrt(self, a_task, open_session, library):
-        open_session(a_task())
-        open_session(a_task(), driver="570.1")
-        library.__version__ = "11.4.0.106"
-        open_session(a_task())
-
-        assert len(library.builds) == 3
-
-    def test_a_cuda_graph_needs_no_other_plan(self, a_task, open_session, library):
-        open_session(a_task())
-
-        open_session(a_task(cudaGraph=True))
-
-        assert len(library.builds) == 1
-
-    def test_kernels_that_were_timed_once_are_not_timed_again(self, a_task, open_session, library):
-        open_session(a_task())
-
-        open_session(a_task(builderOptimizationLevel=5))
-
-        assert [(build["level"], build["timings"]) for build in library.builds] == [(3, ""), (5, "timed")]
-
-    def test_times_that_the_builder_does_not_take_are_left_out(self, library, tmp_path):
-        graph = tmp_path / "model.onnx"
-        graph.write_text(json.dumps(DOUBLING))
-        recipe = tensorrt.Recipe(graph, {"image": (1, FEATURES)}, is_tf32=False, optimization_level=None)
-
-        tensorrt.build(library, recipe, b"of another card", tensorrt.make_log(library))
-
-        assert library.builds[0]["timings"] == ""
-
-    def test_what_the_inspector_says_lies_beside_the_plan(self, a_task, open_session):
-        session = open_session(a_task(graph={**DOUBLING, "layers": [{"Name": "conv1"}]}))
-
-        layers = json.loads(Path(session.notes["layersFile"]).read_text())
-
-        assert layers == {"Layers": [{"Name": "conv1"}]}
-
-    def test_a_graph_whose_tensors_lie_in_a_second_file_is_known_by_both(self, tmp_path):
-        graph, tensors = tmp_path / "model.onnx", tmp_path / "model.onnx.data"
-        graph.write_text("graph")
-        tensors.write_text("one")
-        recipe = tensorrt.Recipe(graph, {}, is_tf32=False, optimization_level=None)
-        before = recipe.content()
-
-        tensors.write_text("two")
-
-        assert recipe.content() != before
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorrt_rtx_bindings") is None,
-    reason="TensorRT-RTX is not installed: pip install --no-deps tensorrt-rtx-cu13-libs tensorrt-rtx-cu13-bindings",
-)
-@pytest.mark.filterwarnings("ignore:.*Timing cache operations are no-ops in TensorRT-RTX:DeprecationWarning")
-class TestRealBuilder:
-    """NVIDIA's parser and builder, of TensorRT-RTX, which shares them with TensorRT 11 and builds without a GPU."""
-
-    @pytest.fixture
-    def build(self, rtx, tmp_path):
-        def build_(nodes, weights, batch_size=2, shape=("batch", 3, 8, 8), kind=1, opset=20, **options):
-            graph = a_graph(nodes, weights, shape, kind, opset)
-            graph_file = tmp_path / "model.onnx"
-            graph_file.write_bytes(graph.SerializeToString())
-            chosen = {"is_tf32": False, "optimization_level": None, **options}
-            recipe = tensorrt.Recipe(graph_file, {"x": (batch_size, 3, 8, 8)}, **chosen)
-            return tensorrt.build(rtx, recipe, b"", tensorrt.make_log(rtx))
-
-        return build_
-
-    @pytest.mark.parametrize("batch_size", [1, 8])
-    def test_one_graph_gives_a_plan_for_each_batch_size(self, build, batch_size):
-        built = build([("Conv", ["x", "w"], ["y"])], {"w": np.ones((4, 3, 3, 3), np.float32)}, batch_size)
-
-        assert len(built.plan) > 1000
-
-    def test_half_precision_is_a_graph_in_half_precision(self, build):
-        assert build([("Conv", ["x", "w"], ["y"])], {"w": np.ones((4, 3, 3, 3), np.float16)}, kind=10).plan
-
-    def test_eight_bits_are_pairs_of_quantising_and_dequantising_without_zero_points(self, build):
-        nodes = [
-            ("QuantizeLinear", ["x", "s", "z"], ["q"]),
-            ("DequantizeLinear", ["q", "s", "z"], ["d"]),
-            ("DequantizeLinear", ["w", "s", "z"], ["v"]),
-            ("Conv", ["d", "v"], ["y"]),
-        ]
-        weights = {"s": np.float32(0.1), "z": np.int8(0), "w": np.ones((4, 3, 3, 3), np.int8)}
-
-        assert build(nodes, weights).plan
-
-    def test_an_operator_that_it_does_not_have_is_unsupported(self, build):
-        nodes = [("ConvInteger", ["q", "w"], ["i"]), ("Cast", ["i"], ["y"], {"to": 1})]
-        quantise = [("QuantizeLinear", ["x", "s", "z"], ["q"])]
-        weights = {"s": np.float32(0.1), "z": np.uint8(0), "w": np.ones((4, 3, 3, 3), np.int8)}
-
-        with pytest.raises(Unsupported, match=r"Rejected: TensorRT .* does not take the graph: ConvInteger"):
-            build(quantise + nodes, weights)
-
-    def test_zero_points_are_refused_in_its_own_words(self, build):
-        nodes = [("QuantizeLinear", ["x", "s", "z"], ["q"]), ("DequantizeLinear", ["q", "s", "z"], ["y"])]
-
-        with pytest.raises(RuntimeError, match="Non-zero zero point is not supported"):
-            build(nodes, {"s": np.float32(0.1), "z": np.uint8(128)})
-
-    def test_a_graph_of_another_fixed_batch_size_is_unsupported(self, build):
-        weights = {"w": np.ones((4, 3, 3, 3), np.float32)}
-
-        with pytest.raises(Unsupported, match="FixedShape"):
-            build([("Conv", ["x", "w"], ["y"])], weights, shape=(1, 3, 8, 8))
-
-    @pytest.mark.parametrize("is_tf32", [False, True])
-    def test_it_has_tf32_on_by_default_and_fp32_clears_it(self, rtx, tmp_path, is_tf32):
-        builder = rtx.Builder(tensorrt.make_log(rtx))
-        config = builder.create_builder_config()
-        was_on = config.get_flag(rtx.BuilderFlag.TF32)
-
-        tensorrt.configure(rtx, config, tensorrt.Recipe(tmp_path, {}, is_tf32, 5))
-
-        assert was_on
-        assert config.get_flag(rtx.BuilderFlag.TF32) is is_tf32
-        assert config.builder_optimization_level == 5
-
-
-class TestExport:
-    """A plan that is handed over, and the program that runs it, on the stand-ins: no engine has run here."""
-
-    @pytest.fixture
-    def hand_over(self, a_task, fake, library, tmp_path, monkeypatch):
-        """Writes a folder as `inferbench export` does, with a plan of a graph that doubles."""
-
-        def hand_over_(**options):
-            task, folder = a_task(**options), tmp_path / "handed"
-            folder.mkdir()
-            recipe = tensorrt.Recipe.of(task, gate.first_batch(task))
-            shelf = tensorrt._Shelf(task.cache, library, cuda.open_device(fake), DRIVER)
-            made, _ = shelf.plan(recipe, tensorrt.make_log(library))
-            onnx.save(parser.parse_model(DOUBLING_ONNX), task.artifacts.onnx)  # its tensors are told to Triton
-            monkeypatch.setitem(sys.modules, "pynvml", FakeNvml())
-            about = bundle.made_on(task.device, partial(cuda.require_driver, load=FakeDriver()))
-            bundle.complete(task, bundle.tensorrt_content(task, made, folder), folder, "mine", about)
-            return folder
-
-        return hand_over_
-
-    @pytest.fixture
-    def installed(self, fake, library, monkeypatch):
-        """The stand-ins where the program looks for TensorRT and CUDA."""
-        bindings = SimpleNamespace(runtime=fake)
-        for name, module in (("tensorrt", library), ("cuda", SimpleNamespace(bindings=bindings)),
-                             ("cuda.bindings", bindings), ("cuda.bindings.runtime", fake)):  # fmt: skip
-            monkeypatch.setitem(sys.modules, name, module)
-
-    @pytest.mark.parametrize("with_graph", [False, True], ids=["plain", "cuda graph"])
-    def test_the_program_runs_the_plan_and_its_check_finds_it_right(self, hand_over, installed, with_graph, capsys):
-        handed = hand_over(cudaGraph=with_graph)
-        model = runpy.run_path(str(handed / "load.py"))["load"]()
-        images = np.arange(3 * FEATURES, dtype=np.float32).reshape(3, FEATURES)
-
-        assert np.array_equal(model({"image": images})["scores"], 2 * images)
-        assert np.array_equal(model({"image": -images})["scores"], -2 * images)
-        assert runpy.run_path(str(handed / "check.py"))["main"]() == 0
-        assert capsys.readouterr().out.splitlines()[-1].startswith("OK: ")
-
-    def test_a_plan_that_was_measured_as_a_cuda_graph_is_replayed_as_one(self, hand_over, installed, fake):
-        """Recorded once, after two runs, as the measured session did; the copies stay outside of it."""
-        model = runpy.run_path(str(hand_over(cudaGraph=True) / "load.py"))["load"]()
-        runs_before = fake.done.count("engine")
-        fake.calls.clear(), fake.done.clear()
-
-        model({"image": np.ones((3, FEATURES), np.float32)})
-
-        assert runs_before == 2
-        assert fake.calls == ["cudaMemcpyAsync", "cudaGraphLaunch", "cudaMemcpyAsync", "cudaStreamSynchronize"]
-        assert fake.done == ["cudaMemcpyHostToDevice", "engine", "cudaMemcpyDeviceToHost"]
-
-    def test_model_json_names_the_gpu_and_the_driver_that_the_plan_depends_on(self, hand_over):
-        told = json.loads((hand_over() / "model.json").read_text())
-
-        assert told["gpu"] == {"name": "NVIDIA H200", "driver": DRIVER, "computeCapability": "9.0"}
-
-    def test_where_nvml_does_not_know_the_gpu_no_driver_is_made_up(self, monkeypatch):
-        monkeypatch.setitem(sys.modules, "pynvml", FakeNvml(uuid="GPU-another"))
-
-        told = bundle.made_on(Device.GPU, partial(cuda.require_driver, load=FakeDriver(capability=(12, 0))))
-
-        assert told["gpu"] == {"name": "NVIDIA H200", "computeCapability": "12.0"}
-
-    def test_a_plan_of_another_version_is_refused_in_a_sentence(self, hand_over, installed, library):
-        handed = hand_over()
-        library.__version__ = "11.9.0.0"
-
-        with pytest.raises(RuntimeError, match="of another version, or for another GPU"):
-            runpy.run_path(str(handed / "load.py"))["load"]()
-
-    def test_what_is_handed_over_is_what_was_built(self, hand_over, tmp_path):
-        handed = hand_over()
-        [plan] = (tmp_path / "cache/tensorrt-plans").glob("*/engine.plan")
-
-        assert (handed / "engine.plan").read_bytes() == plan.read_bytes()
-        assert json.loads((handed / "model.json").read_text())["artifact"] == "engine.plan"
-
-    def test_triton_is_given_the_same_plan_and_the_tensors_of_its_graph(self, hand_over):
-        handed = hand_over()
-        [model] = (handed / "triton").iterdir()
-
-        assert model.name == "mine-tensorrt-fp32"
-        assert (model / "1/model.plan").samefile(handed / "engine.plan")
-        assert (model / "config.pbtxt").read_text().splitlines() == [
-            'name: "mine-tensorrt-fp32"',
-            'backend: "tensorrt"',
-            "max_batch_size: 0",
-            "input [",
-            '  { name: "image" data_type: TYPE_FP32 dims: [ 3, 4 ] }',
-            "]",
-            "output [",
-            '  { name: "scores" data_type: TYPE_FP32 dims: [ 3, 4 ] }',
-            "]",
-            "instance_group [ { count: 1 kind: KIND_GPU } ]",
-        ]
-
-    def test_model_json_has_the_hash_of_every_other_file(self, hand_over):
-        handed = hand_over()
-        told = json.loads((handed / "model.json").read_text())["files"]
-
-        written = {str(file.relative_to(handed)): file for file in handed.rglob("*") if file.is_file()}
-        assert {name: file["sha256"] for name, file in told.items()} == {
-            name: artifacts.digest(file) for name, file in written.items() if name != "model.json"
-        }
-        assert {"engine.plan", "layers.json", "triton/mine-tensorrt-fp32/config.pbtxt"} <= set(told)
-
-
-class TestNames:
-    """Every attribute that the backend uses is asked of NVIDIA's own classes."""
-
-    @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="no TensorRT-RTX")
-    def test_tensorrt_rtx_has_every_name(self):
-        assert missing_names("tensorrt_rtx_bindings") == []
-
-    def test_tensorrt_has_every_name(self, tmp_path):
-        """In all versions that are installed, or named in INFERBENCH_TENSORRT_BINDINGS (folders, `:` between them)."""
-        folders = [folder for folder in os.environ.get("INFERBENCH_TENSORRT_BINDINGS", "").split(":") if folder]
-        found = importlib.util.find_spec("tensorrt_bindings")
-        installed = [str(Path(found.origin).parents[1])] if found is not None and found.origin else []
-        if not folders + installed:
-            pytest.skip("TensorRT's bindings are not installed: pip install --no-deps tensorrt-cu13-bindings")
-
-        stubs = make_stubs(tmp_path)
-
-        missing = {folder: missing_names("tensorrt_bindings", folder, stubs) for folder in folders + installed}
-
-        assert not any(missing.values()), missing
-
-    def test_the_list_of_names_is_complete_enough_to_be_worth_asking(self):
-        names = used_names()
-
-        assert ("IExecutionContext", "execute_async_v3") in names
-        assert ("", "NetworkDefinitionCreationFlag.STRONGLY_TYPED") in names
-        assert len(names) > 40
-
-
-class TestStandIns:
-    """The stand-ins have no names, numbers or arguments that the real ones do not have."""
-
-    def test_the_runtime_is_called_as_cudas_bindings_are(self):
-        from cuda.bindings import runtime
-
-        wrong = []
-        for name, method in inspect.getmembers(FakeCuda, inspect.isfunction):
-            if name.startswith("cuda"):
-                signature = (getattr(runtime, name).__doc__ or "").split("\n")[0]
-                theirs = len([a for a in re.sub(r"^\w+\((.*)\)$", r"\1", signature).split(",") if a.strip()])
-                wrong += [name] if theirs != len(inspect.signature(method).parameters) - 1 else []
-
-        assert wrong == []
-
-    @pytest.mark.parametrize("kind", ["cudaError_t", "cudaMemcpyKind", "cudaStreamCaptureMode"])
-    def test_its_numbers_are_cudas(self, kind):
-        from cuda.bindings import runtime
-
-        ours, theirs = getattr(FakeCuda, kind), getattr(runtime, kind)
-
-        assert {member.name: int(member) for member in ours} == {
-            member.name: int(getattr(theirs, member.name)) for member in ours
-        }
-        assert runtime.cudaStreamNonBlocking == FakeCuda.cudaStreamNonBlocking
-        assert runtime.cudaHostAllocDefault == FakeCuda.cudaHostAllocDefault
-
-    def test_a_call_answers_a_tuple_that_begins_with_the_error(self):
-        from cuda.bindings import runtime
-
-        error, text = runtime.cudaGetErrorString(runtime.cudaError_t.cudaErrorMemoryAllocation)
-
-        assert (int(error), text) == (0, b"out of memory")
-        assert not error  # what stands inside timed calls asks no more than this
-
-    def test_the_facts_of_a_gpu_have_cudas_names(self):
-        from cuda.bindings import runtime
-
-        facts = FakeCuda().cudaGetDeviceProperties(0)[1]
-
-        assert set(vars(facts)) <= set(dir(runtime.cudaDeviceProp))
-
-    @pytest.mark.skipif(importlib.util.find_spec("pynvml") is None, reason="no pynvml: pip install nvidia-ml-py")
-    def test_nvml_is_called_as_its_own_bindings_are(self):
-        import pynvml
-
-        from inferbench_runner import gpu
-
-        ours = dict(inspect.getmembers(FakeNvml, inspect.isfunction))
-        calls = {name: len(inspect.signature(f).parameters) - 1 for name, f in ours.items() if name.startswith("nvml")}
-        numbers = {name: value for name, value in vars(FakeNvml).items() if name.startswith("NVML_")}
-        bits = {name: getattr(pynvml, f"nvmlClocksEventReason{name}", None) for name in gpu.REASONS.values()}
-        old = {name: getattr(pynvml, f"nvmlClocksThrottleReason{name}", None) for name in gpu.REASONS.values()}
-
-        assert {name: required(getattr(pynvml, name)) for name in calls} == calls
-        assert {name: getattr(pynvml, name) for name in numbers} == numbers
-        assert {name: bits[name] or old[name] for name in bits} == {name: bit for bit, name in gpu.REASONS.items()}
-
-    @pytest.mark.skipif(importlib.util.find_spec("tensorrt_rtx_bindings") is None, reason="no TensorRT-RTX")
-    def test_the_stand_in_for_tensorrt_has_only_tensorrts_names(self):
-        import tensorrt_rtx_bindings as rtx
-
-        pairs = [
-            (fake_tensorrt.FakeBuilder, rtx.Builder),
-            (fake_tensorrt.FakeNetwork, rtx.INetworkDefinition),
-            (fake_tensorrt.FakeConfig, rtx.IBuilderConfig),
-            (fake_tensorrt.FakeProfile, rtx.IOptimizationProfile),
-            (fake_tensorrt.FakeTimingCache, rtx.ITimingCache),
-            (fake_tensorrt.FakeParser, rtx.OnnxParser),
-            (fake_tensorrt.FakeParserError, rtx.ParserError),
-            (fake_tensorrt.FakeRuntime, rtx.Runtime),
-            (fake_tensorrt.FakeEngine, rtx.ICudaEngine),
-            (fake_tensorrt.FakeInspector, rtx.EngineInspector),
-            (fake_tensorrt.FakeContext, rtx.IExecutionContext),
-        ]
-        own = {"graph", "compute"}
-
-        assert [
-            (ours.__name__, name)
-            for ours, theirs in pairs
-            for name in vars(ours)
-            if not name.startswith("_") and name not in own and not hasattr(theirs, name)
-        ] == []
 
 
 class TestWithoutAGpu:
@@ -749,118 +322,3 @@ class TestWithoutAGpu:
 )
 def test_the_driver_must_know_the_newest_cuda_of_the_libraries(found, needed):
     assert tensorrt.needed_cuda(found) == needed
-
-
-# What the backend's source says, and what NVIDIA's classes have.
-
-CLASSES = {
-    "library": "",
-    "severity": "ILogger.Severity",
-    "builder": "Builder",
-    "network": "INetworkDefinition",
-    "given": "ITensor",
-    "config": "IBuilderConfig",
-    "profile": "IOptimizationProfile",
-    "cache": "ITimingCache",
-    "parser": "OnnxParser",
-    "error": "ParserError",
-    "runtime": "Runtime",
-    "engine": "ICudaEngine",
-    "inspector": "EngineInspector",
-    "context": "IExecutionContext",
-}
-"""In the backend's source a variable of this name is an object of this class."""
-
-SYMBOLS = [
-    "createInferBuilder_INTERNAL",
-    "createInferRefitter_INTERNAL",
-    "createInferRuntime_INTERNAL",
-    "createNvOnnxParserRefitter_INTERNAL",
-    "createNvOnnxParser_INTERNAL",
-    "getBuilderPluginRegistry",
-    "getNvOnnxParserVersion",
-    "getPluginRegistry",
-    "initLibNvInferPlugins",
-]
-"""What the bindings look for when they are imported. Libraries with these and nothing behind them are enough for it."""
-
-LIBRARIES = ("nvinfer", "nvinfer_plugin", "nvonnxparser")
-MAJORS = (10, 11)
-
-ASK = """
-import importlib, json, operator, sys
-module = importlib.import_module(sys.argv[1])
-def has(path):
-    try: operator.attrgetter(path)(module)
-    except AttributeError: return False
-    return True
-print(json.dumps([path for path in json.loads(sys.argv[2]) if not has(path)]))
-"""
-
-
-def used_names() -> set[tuple[str, str]]:
-    """Class and attribute, dotted where it goes on, of everything that the backend asks of TensorRT's objects."""
-    tree = ast.parse(Path(tensorrt.__file__).read_text())
-    chains = [chain(node) for node in ast.walk(tree) if isinstance(node, ast.Attribute)]
-    return {(CLASSES[head], ".".join(rest)) for head, *rest in filter(None, chains) if head in CLASSES and rest}
-
-
-def chain(node: ast.expr) -> list[str]:
-    """`library.ILogger.Severity` as a list; `self._context.x` begins with `context`. Empty for anything else."""
-    match node:
-        case ast.Name(id=name):
-            return [name]
-        case ast.Attribute(value=ast.Name(id="self"), attr=name):
-            return [name.removeprefix("_")]
-        case ast.Attribute(value=value, attr=name):
-            head = chain(value)
-            return [*head, name] if head else []
-    return []
-
-
-def missing_names(module: str, folder: str = "", stubs: Path | None = None) -> list[str]:
-    """Ask a process of its own, which may need other libraries."""
-    paths = sorted(".".join(filter(None, pair)) for pair in used_names())
-    paths_of_modules = ":".join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
-    environment = {**os.environ, "PYTHONPATH": paths_of_modules, "LD_LIBRARY_PATH": str(stubs or "")}
-    arguments = [sys.executable, "-c", ASK, module, json.dumps(paths)]
-    ended = subprocess.run(arguments, capture_output=True, text=True, env=environment, check=False)
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout)
-
-
-def make_stubs(folder: Path) -> Path:
-    """Compile libraries that hold nothing, under the names that the bindings load."""
-    compiler = shutil.which("cc")
-    assert compiler, "a C compiler is needed, as torch.compile needs one"
-    source = folder / "stub.c"
-    source.write_text("\n".join(f"void *{symbol}(void) {{ return 0; }}" for symbol in SYMBOLS))
-    for name in (f"lib{library}.so.{major}" for library in LIBRARIES for major in MAJORS):
-        arguments = [compiler, "-shared", "-fPIC", f"-Wl,-soname,{name}", "-o", str(folder / name), str(source)]
-        subprocess.run(arguments, check=True)
-    return folder
-
-
-def required(function) -> int:
-    """How many arguments a function cannot do without."""
-    parameters = inspect.signature(function).parameters.values()
-    return sum(parameter.default is inspect.Parameter.empty for parameter in parameters)
-
-
-def a_graph(nodes, weights, shape, kind, opset):
-    """A small ONNX graph from x to y."""
-    import onnx
-    from onnx import helper, numpy_helper
-
-    made = [
-        helper.make_node(operator, inputs, outputs, name=f"{operator}{index}", **(more[0] if more else {}))
-        for index, (operator, inputs, outputs, *more) in enumerate(nodes)
-    ]
-    graph = helper.make_graph(
-        made,
-        "graph",
-        [helper.make_tensor_value_info("x", kind, shape)],
-        [helper.make_tensor_value_info("y", kind, None)],
-        [numpy_helper.from_array(np.asarray(array), name) for name, array in weights.items()],
-    )
-    return helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)], ir_version=10)

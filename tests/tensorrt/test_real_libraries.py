@@ -111,10 +111,10 @@ def test_a_run_says_what_the_machine_lacks_although_tensorrt_is_there(tmp_path):
 BUILDER = """
 import json
 import tensorrt
-from inferbench_runner.backends import Unsupported, tensorrt as backend
-log = backend.make_log(tensorrt)
+from inferbench_runner.backends import Unsupported, _tensorrt_plans as plans
+log = plans.make_log(tensorrt)
 try:
-    backend.open_builder(tensorrt, log)
+    plans.open_builder(tensorrt, log)
 except Unsupported as error:
     print(json.dumps({"reason": str(error), "errors": log.errors}))
 """
@@ -127,6 +127,19 @@ def test_a_builder_that_is_null_is_told_in_the_librarys_own_words():
     assert told["errors"]
     assert told["errors"][0] in told["reason"]
     assert told["reason"].startswith("Incomplete: TensorRT 11.2")
+
+
+INSTALLED = """
+import json
+import tensorrt
+from inferbench_runner.backends import _tensorrt_plans as plans
+print(json.dumps(plans.installed_resources()))
+"""
+
+
+def test_importing_tensorrt_is_enough_to_find_the_libraries_of_kernels_beside_it():
+    """No builder has been made, so none of them is loaded."""
+    assert answer(INSTALLED) == sorted(file.name for file in (WHOLE / "libs").glob("libnvinfer_builder_resource*"))
 
 
 RUNTIME = """

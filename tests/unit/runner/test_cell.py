@@ -1,4 +1,4 @@
-"""What the gate found of a cell, as its result carries it."""
+"""What was timed of a cell and what the gate found of it, as its result carries it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ import pytest
 from inferbench_contract.spec import AccuracySpec, ModelSpec
 from inferbench_contract.words import Outcome, Precision
 from inferbench_runner.accuracy import Accuracy
-from inferbench_runner.cell import judged
+from inferbench_runner.cell import judged, numbers
+from inferbench_runner.measure import measure
+from inferbench_runner.stopping import Limits
 from tests.builders import a_benchmark
+from tests.fakes import MILLISECOND, SECOND, ScriptedSession
 from tests.results import TRAINED, measured
 
 
@@ -33,6 +36,21 @@ FOUND = Accuracy(
     error_ratio=12_345.6,
     are_crops=True,
 )
+
+
+@pytest.mark.parametrize(
+    ("call_ms", "percentiles"),
+    [
+        pytest.param(50, (None, None), id="30 calls give no percentile"),
+        pytest.param(1, (MILLISECOND, None), id="600 give p90"),
+    ],
+)
+def test_a_round_has_the_percentiles_that_its_calls_allow(call_ms, percentiles):
+    measurement = measure(ScriptedSession([call_ms * MILLISECOND]), Limits(max_ns=4 * SECOND, warmup_max_ns=8 * SECOND))
+
+    result = numbers(measurement, batch_size=1)
+
+    assert (result.latency_p90_ns, result.latency_p99_ns) == percentiles
 
 
 def test_a_cell_carries_how_near_it_stayed_to_fp32_and_over_how_much():
