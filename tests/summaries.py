@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 from inferbench_contract import plan as plans
+from inferbench_contract.status import Seconds
 from inferbench_contract.summary import summarize
 from inferbench_contract.words import Doubt, Outcome
 from tests.results import COMPILED, EAGER, ONNXRUNTIME, ended, measured, results_for, three_backends
 
 WOBBLE = (0.98, 1.02, 1.02, 0.98)
+
+
+NO_TIME = Seconds(preparing=0, warming_up=0, measuring=0, other=0, idle=0)
 
 
 def everything() -> dict[str, Any]:

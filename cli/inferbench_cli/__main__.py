@@ -6,8 +6,11 @@ What each command does stands in `commands`, which is imported when one is calle
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
+
+from inferbench_cli import statuses
 
 EXIT_STATUSES = """exit status:
   0    everything was measured
@@ -38,7 +41,6 @@ GET_EXIT_STATUSES = """exit status:
   130  interrupted
 """
 
-INTERRUPTED_STATUS = 130
 BROKEN_PIPE_STATUS = 1
 """As rich has it, which prints most of our output."""
 
@@ -48,6 +50,7 @@ ALL_HELP = "show every strategy, not only the best of each batch size"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; every error becomes a sentence on standard error and an exit status."""
+    _speak_utf8()
     parsed = parser().parse_args(arguments)
     if parsed.command is None:
         parser().print_help()
@@ -56,11 +59,22 @@ def main(arguments: list[str] | None = None) -> int:
         return _do(parsed)
     except KeyboardInterrupt:
         print("inferbench: interrupted", file=sys.stderr)
-        return INTERRUPTED_STATUS
+        return statuses.INTERRUPTED
     except BrokenPipeError:
         # Whoever read our output has had enough. What is still buffered would raise again when Python exits.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return BROKEN_PIPE_STATUS
+
+
+def _speak_utf8() -> None:
+    """Print UTF-8 whatever the locale is, as Python does from 3.15 on: an ASCII one has no µ and no ±.
+
+    The name of a file that is no text is printed as the bytes that it is.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # else it is somebody's who calls this
+        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
 
 
 def _do(parsed: argparse.Namespace) -> int:

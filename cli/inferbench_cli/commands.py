@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from inferbench_cli import cluster, folder, forecast, machine, matrix, progress, resource, table, validation
+from inferbench_cli import cluster, folder, forecast, machine, matrix, progress, resource, statuses, table, validation
 from inferbench_cli import export as exports
 from inferbench_cli import run as runs
 from inferbench_cli.folder import Folder
@@ -93,7 +93,7 @@ def report(arguments: Namespace) -> int:
     if found.has_measurements:
         return 0
     _say_what_is_there_instead(opened, found)
-    return runs.FAILED_CELLS
+    return statuses.FAILED
 
 
 def _say_what_is_there_instead(opened: Folder, found: Summary) -> None:

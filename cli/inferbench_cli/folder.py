@@ -71,7 +71,7 @@ class Folder:
     def plan(self) -> Plan:
         """Read the plan. Raises PlanError when there is none or it was changed."""
         try:
-            return plans.load(self.plan_file.read_text(), str(self.plan_file))
+            return plans.load(self.plan_file.read_text(encoding="utf-8"), str(self.plan_file))
         except FileNotFoundError as error:
             raise PlanError(f"{self.path} holds no plan.json, so it is not a folder of results.") from error
         except NotADirectoryError as error:
@@ -101,7 +101,7 @@ class Folder:
     def environment(self) -> Mapping[str, Any]:
         """Read what machine it was; empty when nobody wrote it down."""
         try:
-            content = json.loads((self.path / "environment.json").read_text())
+            content = json.loads((self.path / "environment.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -138,7 +138,7 @@ def opened(path: Path, plan: Plan, benchmark: str, *, fresh: bool) -> Iterator[F
     with _words_for_the_disk(path):
         path.mkdir(parents=True, exist_ok=True)
         _require_no_strangers(path)
-        lock = (path / LOCK).open("a+")
+        lock = (path / LOCK).open("a+", encoding="utf-8")
     with lock:
         _hold(lock, path)
         with _words_for_the_disk(path):
@@ -157,7 +157,7 @@ def write_whole(path: Path, content: str) -> None:
     with _words_for_the_disk(path.parent):
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
         try:
-            temporary.write_text(content)
+            temporary.write_text(content, encoding="utf-8")
             temporary.replace(path)
         finally:
             with contextlib.suppress(OSError):

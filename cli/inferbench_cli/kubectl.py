@@ -12,6 +12,7 @@ from tempfile import TemporaryFile
 from typing import IO, Any
 
 from inferbench_cli.resource import RefusedError
+from inferbench_contract import crd
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
 from inferbench_contract.result import printable
 
@@ -20,7 +21,6 @@ TOOL = "kubectl"
 REQUEST_TIMEOUT = "30s"
 """Without it a cluster that does not answer holds its user up for ever."""
 
-BENCHMARKS = "inferencebenchmarks.inferbench.dev"
 CONFIG_MAPS = "configmaps"
 
 NAME = re.compile(r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?")
@@ -62,7 +62,7 @@ class Kubectl:
                 f"{name!r} is no name of a benchmark: expected small letters, digits and hyphens, like resnet50. "
                 "kubectl get ibench lists those that are there."
             )
-        return _object(self._get(f"{BENCHMARKS}/{name}"))
+        return _object(self._get(f"{crd.NAME}/{name}"))
 
     def config_maps(self, names: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
         """Read the data of ConfigMaps by their names; one that is not there is left out. Raises as `benchmark` does."""
@@ -99,7 +99,9 @@ def _run(command: Sequence[str]) -> tuple[int, str, str]:
     """
     with TemporaryFile("w+", encoding="utf-8") as answer:
         try:
-            started = subprocess.Popen(command, stdout=answer, stderr=subprocess.PIPE, text=True, errors="replace")
+            started = subprocess.Popen(
+                command, stdout=answer, stderr=subprocess.PIPE, encoding="utf-8", errors="replace"
+            )
         except OSError as error:
             raise EnvironmentFault(
                 f"{TOOL} cannot be started ({error.strerror}). Install it and put it on the PATH: a cluster is read "

@@ -19,10 +19,7 @@ from typing import IO, Any
 
 from inferbench_cli import folder
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, PlanError, how_to_install
-from inferbench_contract.statuses import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
-
-PARENT = "INFERBENCH_PARENT"
-"""The runner dies with the process that this names (`inferbench_runner.lifeline`)."""
+from inferbench_contract.handshake import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS, PARENT_VARIABLE
 
 TAIL_CHARS = 2_000
 KEPT_LINES = 1_000
@@ -61,7 +58,9 @@ class InterruptedRun(Exception):
 
 def ask(*arguments: str) -> Any:
     """Run the runner for an answer in JSON. Raises EnvironmentFault when it cannot give one."""
-    done = subprocess.run(_command(*arguments), env=_environment(), capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        _command(*arguments), env=_environment(), capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     words = done.stderr[-TAIL_CHARS:].strip()
     if done.returncode in SENTENCES:
         raise EnvironmentFault(words)
@@ -108,7 +107,8 @@ def _asked(command: str, request: str, within_seconds: float | None = None) -> A
         env=_environment(),
         input=request,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         check=False,
         timeout=within_seconds,
     )
@@ -151,7 +151,7 @@ def _started(command: list[str]) -> subprocess.Popen[str]:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )
@@ -238,4 +238,5 @@ def _command(*arguments: str) -> list[str]:
 
 
 def _environment() -> dict[str, str]:
-    return {**os.environ, PARENT: str(os.getpid())}
+    """Let the runner die with this process, and speak UTF-8 whatever this terminal's locale is."""
+    return {**os.environ, PARENT_VARIABLE: str(os.getpid()), "PYTHONUTF8": "1"}

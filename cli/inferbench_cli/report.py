@@ -205,7 +205,7 @@ def _head(view: View) -> Html:
 @cache
 def _style() -> str:
     """Read the style sheet, without its comments and indents."""
-    text = resources.files("inferbench_cli").joinpath("report.css").read_text()
+    text = resources.files("inferbench_cli").joinpath("report.css").read_text(encoding="utf-8")
     return re.sub(r"\s*\n\s*", "\n", re.sub(r"/\*.*?\*/", "", text, flags=re.DOTALL)).strip()
 
 

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from inferbench_cli import statuses
 from inferbench_contract import document, shards, summary
 from inferbench_contract import plan as plans
 from inferbench_contract.errors import InferbenchError, PlanError, ResultError, SpecError
@@ -28,10 +29,6 @@ LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 
 AUTHORED = ("name", "namespace", "labels", "annotations")
 """The metadata that a person writes."""
-
-FAILED = 1
-EXPECTATION = 4
-"""Exit statuses, as those of `inferbench run`."""
 
 WHY_NOTHING_RUNS = (
     ("Accepted", "False", "Refused"),
@@ -146,9 +143,9 @@ def exit_status(found: Found, answer: Summary) -> int:
     """Return 1 before 4, as `inferbench run` does; one that is not finished has not failed yet."""
     failed = found.problems or (found.is_finished and (_has_failed(found, answer) or not answer.has_measurements))
     if failed:
-        return FAILED
+        return statuses.FAILED
     broken = any(judged.judgement is Judgement.DOES_NOT_HOLD for judged in answer.judged)
-    return EXPECTATION if found.is_finished and broken else 0
+    return statuses.EXPECTATION if found.is_finished and broken else 0
 
 
 def benchmark_yaml(manifest: Mapping[str, Any]) -> str:

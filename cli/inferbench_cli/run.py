@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import os
+import statistics
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from inferbench_cli import folder, machine, report
+from inferbench_cli import folder, machine, report, statuses
 from inferbench_cli.folder import Folder
 from inferbench_cli.machine import Model
 from inferbench_cli.progress import Progress
@@ -25,11 +26,6 @@ from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.spec import InferenceBenchmark
 from inferbench_contract.summary import Summary
 from inferbench_contract.words import Cell, Judgement
-
-INTERRUPTED = 130
-FAILED_CELLS = 1
-"""Also where nothing was measured, whatever kept it from that."""
-EXPECTATION = 4
 
 CSV_HEADER = (
     "backend", "precision", "batch_size", "outcome",
@@ -83,9 +79,9 @@ def run(file: Path, output: Path | None, progress_of: Any, *, fresh: bool) -> tu
 
 def _text(file: Path, benchmark: InferenceBenchmark) -> str:
     """Return what the folder keeps of the file; a pipe is read once and gone, so what was understood stands for it."""
-    return (
-        file.read_text() if file.is_file() else benchmark.model_dump_json(by_alias=True, exclude_unset=True, indent=1)
-    )
+    if file.is_file():
+        return file.read_text(encoding="utf-8")
+    return benchmark.model_dump_json(by_alias=True, exclude_unset=True, indent=1)
 
 
 def refusal(why: str, log: Path) -> str:
@@ -102,13 +98,13 @@ def exit_status(ended: Ended, benchmark: InferenceBenchmark) -> int:
     spec, found = benchmark.spec, ended.summary
     failed = summary.failed_cells(found, spec) > spec.max_failed_cells
     broken = any(judged.judgement is Judgement.DOES_NOT_HOLD for judged in found.judged)
-    statuses = [
-        INTERRUPTED if ended.interrupted else 0,
+    applying = [
+        statuses.INTERRUPTED if ended.interrupted else 0,
         ended.fault.exit_status if ended.fault else 0,
-        FAILED_CELLS if failed or not found.has_measurements else 0,
-        EXPECTATION if broken else 0,
+        statuses.FAILED if failed or not found.has_measurements else 0,
+        statuses.EXPECTATION if broken else 0,
     ]
-    return next((status for status in statuses if status), 0)
+    return next((status for status in applying if status), 0)
 
 
 def write_answer(opened: Folder, benchmark: InferenceBenchmark, plan: Plan) -> Summary:
@@ -167,11 +163,10 @@ def _compared(row: Row, *fields: str) -> Iterable[int | None]:
 
 
 def _compile_ms(row: Row, *, was_cold: int) -> int | None:
-    """Return the middle compile time of the rounds whose cache was empty, or was not."""
-    times = sorted(
-        r.compile_ms for r in row.rounds.values() if r.compile_ms is not None and r.compile_was_cold == was_cold
-    )
-    return times[len(times) // 2] if times else None
+    """Return the median compile time of the rounds whose cache was empty, or was not."""
+    found = row.rounds.values()
+    times = [r.compile_ms for r in found if r.compile_ms is not None and r.compile_was_cold == was_cold]
+    return round(statistics.median(times)) if times else None
 
 
 def _is_done(opened: Folder, plan: Plan, sweep: Sweep) -> bool:

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from inferbench_contract.spec import AccuracySpec, fraction
+from inferbench_contract.fields import fraction
+from inferbench_contract.measurement import AccuracySpec
 from inferbench_contract.words import Precision
 
 MIN_EXAMPLES_FOR_TOP1 = 256

@@ -16,6 +16,12 @@ VERSION = "v1alpha1"
 KIND = "InferenceBenchmark"
 PLURAL = "inferencebenchmarks"
 
+API_VERSION = f"{GROUP}/{VERSION}"
+"""What stands in an object of the kind."""
+
+NAME = f"{PLURAL}.{GROUP}"
+"""Of the definition, and of the resource for kubectl."""
+
 FILE = f"{GROUP}_{PLURAL}.yaml"
 """Its name in crds/."""
 
@@ -45,7 +51,7 @@ def definition(*, allow_privileged_pod_templates: bool = False) -> dict[str, Any
     return {
         "apiVersion": "apiextensions.k8s.io/v1",
         "kind": "CustomResourceDefinition",
-        "metadata": {"name": f"{PLURAL}.{GROUP}"},
+        "metadata": {"name": NAME},
         "spec": {
             "group": GROUP,
             "scope": "Namespaced",

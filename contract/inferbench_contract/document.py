@@ -79,11 +79,6 @@ def read(path: Path, look: Look | None = None) -> InferenceBenchmark:
     return parse(_text(path), str(path), look)
 
 
-def read_all(path: Path) -> tuple[InferenceBenchmark, ...]:
-    """Read every benchmark in a file of one or more YAML documents. Raises SpecError with all mistakes of all."""
-    return parse_all(_text(path), str(path))
-
-
 def parse(text: str, name: str, look: Look | None = None) -> InferenceBenchmark:
     """Read the one benchmark in a text; `name` stands for it in messages. Raises SpecError with all mistakes."""
     documents = _documents(text, name)
@@ -94,20 +89,6 @@ def parse(text: str, name: str, look: Look | None = None) -> InferenceBenchmark:
     if look is not None and (found := look(benchmark)):
         raise SpecError(_sentences(documents[0], found))
     return benchmark
-
-
-def parse_all(text: str, name: str) -> tuple[InferenceBenchmark, ...]:
-    """Read every benchmark in a text of one or more YAML documents. Raises SpecError with all mistakes of all."""
-    benchmarks: list[InferenceBenchmark] = []
-    mistakes: list[str] = []
-    for document in _documents(text, name):
-        try:
-            benchmarks.append(_benchmark(document))
-        except SpecError as error:
-            mistakes.extend(error.mistakes)
-    if mistakes:
-        raise SpecError(tuple(mistakes))
-    return tuple(benchmarks)
 
 
 def from_object(

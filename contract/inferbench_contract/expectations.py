@@ -15,7 +15,7 @@ from typing import Any
 from inferbench_contract import evidence
 from inferbench_contract.cells import Table
 from inferbench_contract.evidence import Estimate
-from inferbench_contract.spec import Expectation, ExpectationForm
+from inferbench_contract.statements import Expectation, ExpectationForm
 from inferbench_contract.words import Cell, Judgement
 
 Logs = Mapping[int, float]

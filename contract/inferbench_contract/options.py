@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import Field
 
+from inferbench_contract.fields import Boolean, Integer, Model
 from inferbench_contract.script import Script
 
-Boolean = Annotated[bool, Strict()]
-Integer = Annotated[int, Strict()]
 
-
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
-
-
-class TorchEagerOptions(_Options):
+class TorchEagerOptions(Model):
     """None yet."""
 
 
-class TorchCompileOptions(_Options):
+class TorchCompileOptions(Model):
     """Of torch-compile."""
 
     freezing: Boolean | None = None
@@ -29,42 +23,38 @@ class TorchCompileOptions(_Options):
     """torch.compile's mode; max-autotune is a backend of its own."""
 
 
-class TorchFreezingOptions(_Options):
+class TorchFreezingOptions(Model):
     """Of the other backends that compile with torch's inductor."""
 
     freezing: Boolean | None = None
     """Whether weights become constants of the compiled code."""
 
 
-class OnnxRuntimeOptions(_Options):
+class OnnxRuntimeOptions(Model):
     """Of onnxruntime."""
 
-    graph_optimization_level: Literal["disable", "basic", "extended", "layout", "all"] | None = Field(
-        default=None, alias="graphOptimizationLevel"
-    )
+    graph_optimization_level: Literal["disable", "basic", "extended", "layout", "all"] | None = None
     """How much ONNX Runtime rewrites the graph."""
-    inter_op_threads: Annotated[Integer, Field(ge=1, le=1_024)] | None = Field(default=None, alias="interOpThreads")
+    inter_op_threads: Annotated[Integer, Field(ge=1, le=1_024)] | None = None
     """Threads over which it spreads operators; more than one makes it run them side by side."""
-    cuda_graph: Boolean | None = Field(default=None, alias="cudaGraph")
+    cuda_graph: Boolean | None = None
     """Whether a call replays a CUDA graph."""
 
 
-class TensorRtOptions(_Options):
+class TensorRtOptions(Model):
     """Of tensorrt."""
 
-    cuda_graph: Boolean | None = Field(default=None, alias="cudaGraph")
+    cuda_graph: Boolean | None = None
     """Whether a call replays a CUDA graph."""
-    builder_optimization_level: Annotated[Integer, Field(ge=0, le=5)] | None = Field(
-        default=None, alias="builderOptimizationLevel"
-    )
+    builder_optimization_level: Annotated[Integer, Field(ge=0, le=5)] | None = None
     """How long the builder looks for fast kernels."""
 
 
-class OpenVinoOptions(_Options):
+class OpenVinoOptions(Model):
     """None yet."""
 
 
-class BackendOptions(_Options):
+class BackendOptions(Model):
     """By backend."""
 
     torch_eager: TorchEagerOptions | None = Field(default=None, alias="torch-eager")

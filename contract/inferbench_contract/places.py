@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 Place = tuple[str | int, ...]
 """Where in a document: keys and indexes from the outside in."""
+
+MAX_SHOWN = 12
+"""Of the choices that a sentence lists."""
 
 
 class Mistakes(ValueError):
@@ -36,3 +39,9 @@ def contents(value: JsonValue, place: Place = ()) -> Iterator[tuple[Place, JsonV
     for key, item in inside:
         yield (*place, key), item
         yield from contents(item, (*place, key))
+
+
+def choices(items: Sequence[object]) -> str:
+    """List what a sentence says may be chosen; of many only the first."""
+    shown = ", ".join(str(item) for item in items[:MAX_SHOWN])
+    return shown if len(items) <= MAX_SHOWN else f"{shown} and {len(items) - MAX_SHOWN} more"

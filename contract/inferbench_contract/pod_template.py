@@ -22,6 +22,8 @@ A projected certificate names the pod's service account; the driver of an inline
 (CSIDriver: tokenRequests); to add an ephemeral container takes a right of its own, and no pod template may have one.
 """
 
+RIGHT_REFUSED = "found it, expected nothing: it gives the pod rights that its author may not have."
+"""Of each of them, here as by the API server."""
 
 PRIVILEGED = "allow_privileged_pod_templates"
 """Key of the validation context by which an operator's administrator lets pod templates give such rights."""
@@ -37,19 +39,31 @@ KINDS: Mapping[type, str] = {
 }
 """What stands in YAML, by what it is read as."""
 
+MERGE_KEYS: Mapping[str, Mapping[str, type]] = {
+    "containers": {"name": str},
+    "initContainers": {"name": str},
+    "volumes": {"name": str},
+    "env": {"name": str},
+    "imagePullSecrets": {"name": str},
+    "volumeMounts": {"mountPath": str},
+    "ports": {"containerPort": int},
+    "tolerations": {"key": str, "effect": str},
+}
+"""What makes two entries of a list the same one (kubernetes/api core/v1: patchMergeKey; tolerations have none)."""
 
-def _merged(place: Place, **identity: type) -> Mapping[Place, type]:
+
+def _merged(*place: str) -> Mapping[Place, type]:
     """Return the shapes of a list whose entries are merged by what makes two of them the same one."""
     entry = (*place, "items")
-    return {place: list, entry: dict, **{(*entry, name): kind for name, kind in identity.items()}}
+    return {place: list, entry: dict, **{(*entry, key): kind for key, kind in MERGE_KEYS[place[-1]].items()}}
 
 
-def _container_shapes(place: Place) -> Mapping[Place, type]:
+def _container_shapes(*place: str) -> Mapping[Place, type]:
     return {
-        **_merged(place, name=str),
-        **_merged((*place, "items", "env"), name=str),
-        **_merged((*place, "items", "volumeMounts"), mountPath=str),
-        **_merged((*place, "items", "ports"), containerPort=int),
+        **_merged(*place),
+        **_merged(*place, "items", "env"),
+        **_merged(*place, "items", "volumeMounts"),
+        **_merged(*place, "items", "ports"),
     }
 
 
@@ -58,11 +72,11 @@ POD_SHAPES: Mapping[Place, type] = {
     ("metadata", "labels"): dict,
     ("metadata", "annotations"): dict,
     ("spec",): dict,
-    **_merged(("spec", "volumes"), name=str),
-    **_merged(("spec", "imagePullSecrets"), name=str),
-    **_merged(("spec", "tolerations"), key=str, effect=str),
-    **_container_shapes(("spec", "containers")),
-    **_container_shapes(("spec", "initContainers")),
+    **_merged("spec", "volumes"),
+    **_merged("spec", "imagePullSecrets"),
+    **_merged("spec", "tolerations"),
+    **_container_shapes("spec", "containers"),
+    **_container_shapes("spec", "initContainers"),
 }
 """What a pod template is merged by, which cannot be anything else; `items` is any item of a list."""
 
@@ -98,6 +112,6 @@ def deputises_nobody(template: dict[str, JsonValue], info: ValidationInfo) -> di
     is_allowed = bool((info.context or {}).get(PRIVILEGED))
     for place, value in () if is_allowed else contents(template.get("spec")):
         if value and (place[-1] in POD_RIGHTS or place[-2:] == ("capabilities", "add")):
-            found["spec", *place] = "found it, expected nothing: it gives the pod rights that its author may not have."
+            found["spec", *place] = RIGHT_REFUSED
     refuse(found)
     return template

@@ -8,7 +8,6 @@ from a pod.
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -131,6 +130,13 @@ class SweepResult:
     def with_cell(self, cell: CellResult) -> SweepResult:
         """Add a cell's result; nothing is in flight any more."""
         return replace(self, cells=(*self.cells, cell), in_flight=None)
+
+    def filled(self, sweep: Sweep, outcome: Outcome, reason: str) -> SweepResult:
+        """Give every cell of the sweep that has no outcome the same one; nothing is in flight any more."""
+        done = {cell.batch_size for cell in self.cells}
+        rest = (CellResult(size, outcome, reason) for size in sweep.batch_sizes if size not in done)
+        cells = sorted((*self.cells, *rest), key=lambda cell: cell.batch_size)
+        return replace(self, cells=tuple(cells), in_flight=None)
 
     def is_complete(self, sweep: Sweep) -> bool:
         """Tell whether every cell of the sweep has an outcome."""
@@ -312,7 +318,7 @@ def _object(payload: bytes) -> Mapping[str, Any]:
     if len(payload) > MAX_BYTES:
         raise ResultError("TooLarge", f"{len(payload)} bytes, at most {MAX_BYTES} are expected")
     try:
-        content = json.loads(payload.rstrip(PADDING).decode(), parse_constant=_refuse_constant)
+        content = json.loads(payload.rstrip(PADDING).decode())
     except UnicodeDecodeError as error:
         raise ResultError("NotText", f"byte {error.start} is not UTF-8") from error
     except (ValueError, RecursionError) as error:
@@ -320,11 +326,6 @@ def _object(payload: bytes) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise ResultError("WrongType", f"found a JSON {type(content).__name__}, expected an object")
     return content
-
-
-def _refuse_constant(name: str) -> float:
-    """Turn NaN and Infinity into what the column's check leaves out cell by cell."""
-    return math.nan if name == "NaN" else math.inf
 
 
 def _expect(content: Mapping[str, Any], key: str, expected: object, reason: str) -> None:
@@ -402,7 +403,7 @@ def _reason(index: object, reasons: Sequence[str]) -> str:
 
 
 def _whole(value: object, largest: int) -> int | None:
-    """Read a whole number; 12e3 arrives as a float. None where it is none or out of range."""
+    """Read a whole number; 12e3 arrives as a float, and NaN as one that is not whole. None where it is out of range."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
     return value if type(value) is int and 0 <= value <= largest else None

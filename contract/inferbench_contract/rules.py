@@ -13,8 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from inferbench_contract.fields import MAX_ITEMS
+from inferbench_contract.pod_template import RIGHT_REFUSED
 from inferbench_contract.schema import FREE
-from inferbench_contract.spec import MAX_CELL_ROUNDS, MAX_CELLS, MAX_ITEMS
+from inferbench_contract.spec import MAX_CELL_ROUNDS, MAX_CELLS
 from inferbench_contract.words import Precision
 
 CHANGEABLE = ("suspend", "parallelism", "ttlSecondsAfterFinished")
@@ -237,8 +239,6 @@ def every(spec: Mapping[str, Any]) -> Mapping[Place, tuple[Rule, ...]]:
 
 
 # ---- what a pod template may not give ------------------------------------------------------------
-
-RIGHT_REFUSED = "found it, expected nothing: it gives the pod rights that its author may not have."
 
 
 def pod_template() -> dict[str, Any]:

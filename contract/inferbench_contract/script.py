@@ -9,9 +9,9 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.alias_generators import to_camel
+from pydantic import Field
 
+from inferbench_contract.fields import Model
 from inferbench_contract.words import Precision
 
 
@@ -48,13 +48,7 @@ class Fault(StrEnum):
     """The machine lacks something (exit status 44)."""
 
 
-class _Scripted(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", alias_generator=to_camel, populate_by_name=True, use_attribute_docstrings=True
-    )
-
-
-class ScriptedFault(_Scripted):
+class ScriptedFault(Model):
     """A fault, and the cells and rounds that have it; what is not given matches all."""
 
     fault: Fault
@@ -67,7 +61,7 @@ Percent = Annotated[str, Field(pattern=r"^[0-9]{1,3}(\.[0-9]{1,3})?%$", max_leng
 Factor = Annotated[str, Field(pattern=r"^[0-9]{1,4}(\.[0-9]{1,3})?x$", max_length=9)]
 
 
-class Script(_Scripted):
+class Script(Model):
     """How long calls of the fake backend take: `call + batch size * item` over the precision's speedup, with noise."""
 
     seed: int = Field(default=1, ge=0, le=2**31)

@@ -10,7 +10,8 @@ from inferbench_contract.evidence import Estimate
 from inferbench_contract.expectations import Judged
 from inferbench_contract.result import CellResult
 from inferbench_contract.spec import Metric
-from inferbench_contract.summary import UNCERTAIN, Best, Spent, Summary
+from inferbench_contract.status import Seconds
+from inferbench_contract.summary import UNCERTAIN, Best, Summary
 from inferbench_contract.words import Judgement, Precision, Strategy, Verdict
 
 NS_PER_UNIT = (("s", 1e9), ("ms", 1e6), ("µs", 1e3), ("ns", 1.0))
@@ -119,7 +120,7 @@ def percent(share: float) -> str:
     return f"{value:.0f}%" if value >= 9.95 else f"{value:.1f}%"
 
 
-def spent(found: Spent) -> str:
+def spent(found: Seconds) -> str:
     """Say where the time went, most of it first; empty where nobody knows.
 
     Without the time between sweeps: in a run that was interrupted it is somebody's night.

@@ -11,16 +11,16 @@ from typing import Annotated, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue
 from pydantic.alias_generators import to_camel
 
-from inferbench_contract.spec import MAX_ITEMS
+from inferbench_contract.fields import MAX_ITEMS
 
 MAX_CONDITIONS = 16
 """There are nine; a newer operator may know more."""
 
 MAX_STAGES = 3
-"""The planned rounds, what was lost in them, and what was lost again."""
+"""The planned rounds and what was lost in them; and one more, should an operator ever try what was lost again."""
 
 MAX_DOUBTS = 16
-"""Of one cell; there are seven."""
+"""Of one cell; there are eight, and a newer runner may know more."""
 
 SHORT, LINE, MESSAGE = 64, 1_024, 32_768
 """Characters of a word, of a line, and of a condition's message (as Kubernetes has it)."""

@@ -19,6 +19,7 @@ from inferbench_contract.expectations import Judged
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import SweepResult, cut_in_the_middle
 from inferbench_contract.spec import BenchmarkSpec, InferenceBenchmark, Metric, Objective, OnViolation
+from inferbench_contract.status import CellCounts, Seconds
 from inferbench_contract.words import FAILED_OUTCOMES, Judgement, Outcome, Strategy, Verdict
 
 SCHEMA_VERSION = 1
@@ -57,29 +58,6 @@ class Best:
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Cells by what became of them; `missing` have no outcome yet."""
-
-    planned: int
-    measured: int
-    unsupported: int
-    inaccurate: int
-    failed: int
-    missing: int
-
-
-@dataclass(frozen=True)
-class Spent:
-    """Where the time went, in seconds. `idle` is between sweeps; `other` is starting, checking and ending processes."""
-
-    preparing: int
-    warming_up: int
-    measuring: int
-    other: int
-    idle: int
-
-
-@dataclass(frozen=True)
 class Summary:
     """The answer, with all that the terminal, the report and the status show of it."""
 
@@ -91,12 +69,12 @@ class Summary:
     answer: Best | None
     """The objective's choice; None when nothing qualifies."""
     judged: tuple[Judged, ...]
-    counts: Counts
+    counts: CellCounts
     sweeps_finished: int
     hardware: tuple[str, ...]
     environments: int
     """How many different environments the results come from: more than one, and numbers are not comparable."""
-    spent: Spent
+    spent: Seconds
 
     @property
     def is_complete(self) -> bool:
@@ -208,9 +186,9 @@ def _answer(spec: BenchmarkSpec, best: Mapping[int, Best], table: Table) -> Best
     return at_size if at_size.row is winner else Best(winner, None, None, None, None)
 
 
-def _counts(table: Table) -> Counts:
+def _counts(table: Table) -> CellCounts:
     outcomes = Counter(row.outcome for row in table.rows.values())
-    return Counts(
+    return CellCounts(
         planned=len(table.rows),
         measured=outcomes[Outcome.MEASURED],
         unsupported=outcomes[Outcome.UNSUPPORTED],
@@ -225,11 +203,12 @@ def _finished(plan: Plan, results: Sequence[SweepResult]) -> int:
     return sum(all((sweep.index, size) in measured for size in sweep.batch_sizes) for sweep in plan.sweeps)
 
 
-def _spent(results: Sequence[SweepResult]) -> Spent:
+def _spent(results: Sequence[SweepResult]) -> Seconds:
     timed = [r for r in results if r.started_ms is not None and r.finished_ms is not None]
     wall = max((r.finished_ms or 0 for r in timed), default=0) - min((r.started_ms or 0 for r in timed), default=0)
     parts = [sum(part) for part in zip((0, 0, 0, 0), *map(_parts_ms, timed), strict=True)]
-    return Spent(*(round(max(0, ms) / 1000) for ms in (*parts, wall - sum(parts))))
+    told = (round(max(0, ms) / 1000) for ms in (*parts, wall - sum(parts)))
+    return Seconds(**dict(zip(("preparing", "warming_up", "measuring", "other", "idle"), told, strict=True)))
 
 
 def _parts_ms(result: SweepResult) -> tuple[int, int, int, int]:
@@ -278,20 +257,13 @@ def _most_telling_first(summary: Summary) -> list[int]:
 
 
 def _document(summary: Summary, full: Sequence[int], told: Sequence[int], judged: Sequence[Judged]) -> dict[str, Any]:
-    plan, counts, spent = summary.plan, summary.counts, summary.spent
+    plan = summary.plan
     return {
         "schemaVersion": SCHEMA_VERSION,
         "plan": plan.short_hash,
         "rounds": plan.rounds,
         "sweeps": {"planned": len(plan.sweeps), "finished": summary.sweeps_finished},
-        "cells": {
-            "planned": counts.planned,
-            "measured": counts.measured,
-            "unsupported": counts.unsupported,
-            "inaccurate": counts.inaccurate,
-            "failed": counts.failed,
-            "missing": counts.missing,
-        },
+        "cells": summary.counts.model_dump(by_alias=True),
         "baseline": str(summary.table.baseline),
         "answer": None if summary.answer is None else str(summary.answer.row.cell),
         "best": [_entry(summary.best[size], brief=size not in full) for size in sorted(told)],
@@ -303,13 +275,7 @@ def _document(summary: Summary, full: Sequence[int], told: Sequence[int], judged
         "firstFailures": _first_failures(summary.table),
         "hardware": [_cut_as_json(name, MAX_HARDWARE_BYTES) for name in summary.hardware[:MAX_HARDWARE]],
         "environments": summary.environments,
-        "seconds": {
-            "preparing": spent.preparing,
-            "warmingUp": spent.warming_up,
-            "measuring": spent.measuring,
-            "other": spent.other,
-            "idle": spent.idle,
-        },
+        "seconds": summary.spent.model_dump(by_alias=True),
     }
 
 

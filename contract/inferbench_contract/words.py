@@ -47,7 +47,10 @@ class ModelSource(StrEnum):
 
 
 class Outcome(StrEnum):
-    """How a cell ended. Only `Measured` and `Inaccurate` carry numbers; only `Measured` can win."""
+    """How a cell ended. Only `Measured` and `Inaccurate` carry numbers.
+
+    `Measured` can win; `Inaccurate` only where its author wants it reported all the same (`onViolation: Report`).
+    """
 
     MEASURED = "Measured"
     UNSUPPORTED = "Unsupported"

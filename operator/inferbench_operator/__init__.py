@@ -1,1 +1,1 @@
-"""Runs benchmarks on Kubernetes. Empty until the operator lands; the name and its import rules are already kept."""
+"""Runs benchmarks on Kubernetes: starts what each needs next, keeps its results, writes its status."""

@@ -12,9 +12,9 @@ from datetime import datetime, timedelta
 
 from inferbench_contract import result as results
 from inferbench_contract.errors import ResultError
+from inferbench_contract.handshake import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult
-from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Outcome
 from inferbench_operator.observed import Attempt, Observed, SeenJob, SeenPod, has_passed
 
@@ -97,7 +97,7 @@ def give_up(plan: Plan, sweep: Sweep, tried: Sequence[Attempt], stages: int) -> 
     """Give every cell of a lost sweep the outcome that its attempts leave it with."""
     merged = _merged(plan, sweep, tried)
     reason = f"ResultLost: its pods gave no outcome in {stages} stages; {_last_try(tried)}. Run it again."
-    return _filled(merged, sweep, Outcome.FAILED, reason)
+    return merged.filled(sweep, Outcome.FAILED, reason)
 
 
 def _last_try(tried: Sequence[Attempt]) -> str:
@@ -169,9 +169,9 @@ def _with_fate(merged: SweepResult, sweep: Sweep, last: Attempt) -> SweepResult:
     if pod.was_out_of_memory:
         return _out_of_memory(merged, sweep, f"HostMemory: the kernel killed the whole container {where}")
     if pod.was_out_of_time:
-        return _filled(merged, sweep, Outcome.TIMED_OUT, f"TimeLimit: the pod's deadline passed {where}")
+        return merged.filled(sweep, Outcome.TIMED_OUT, f"TimeLimit: the pod's deadline passed {where}")
     if pod.exit_code == BAD_CONFIGURATION_STATUS:
-        return _filled(merged, sweep, Outcome.FAILED, f"BadConfiguration: {_last_words(last)}")
+        return merged.filled(sweep, Outcome.FAILED, f"BadConfiguration: {_last_words(last)}")
     if in_flight is not None and pod.exit_code not in NOT_A_CRASH:
         crashed = CellResult(in_flight, Outcome.CRASHED, f"ExitStatus: the runner itself died: {_end(pod)}")
         return merged.with_cell(crashed)
@@ -188,18 +188,10 @@ def _last_words(last: Attempt) -> str:
 
 def _out_of_memory(merged: SweepResult, sweep: Sweep, reason: str) -> SweepResult:
     if merged.in_flight is None:
-        return _filled(merged, sweep, Outcome.OUT_OF_MEMORY, reason)
+        return merged.filled(sweep, Outcome.OUT_OF_MEMORY, reason)
     merged, smallest = merged.with_cell(CellResult(merged.in_flight, Outcome.OUT_OF_MEMORY, reason)), merged.in_flight
     after = f"AfterOutOfMemory: batch size {smallest} was out of memory already"
-    return _filled(merged, sweep, Outcome.OUT_OF_MEMORY, after)
-
-
-def _filled(merged: SweepResult, sweep: Sweep, outcome: Outcome, reason: str) -> SweepResult:
-    """Give every cell that has none this outcome."""
-    done = {cell.batch_size for cell in merged.cells}
-    rest = (CellResult(size, outcome, reason) for size in sweep.batch_sizes if size not in done)
-    cells = sorted((*merged.cells, *rest), key=lambda cell: cell.batch_size)
-    return replace(merged, cells=tuple(cells), in_flight=None)
+    return merged.filled(sweep, Outcome.OUT_OF_MEMORY, after)
 
 
 def _end(pod: SeenPod) -> str:

@@ -10,8 +10,8 @@ import hashlib
 from datetime import datetime
 from enum import StrEnum
 
+from inferbench_contract import crd
 from inferbench_contract.result import cut_in_the_middle
-from inferbench_operator import jobs
 from inferbench_operator import observed as observing
 from inferbench_operator.observed import SeenBenchmark
 from inferbench_operator.pods import Manifest
@@ -48,8 +48,8 @@ def _event(
         "kind": "Event",
         "metadata": {"name": f"{benchmark.key.name}.{digest}", "namespace": benchmark.key.namespace},
         "involvedObject": {
-            "apiVersion": jobs.API_VERSION,
-            "kind": jobs.KIND,
+            "apiVersion": crd.API_VERSION,
+            "kind": crd.KIND,
             "name": benchmark.key.name,
             "namespace": benchmark.key.namespace,
             "uid": benchmark.uid,

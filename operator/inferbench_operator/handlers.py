@@ -12,18 +12,18 @@ from typing import Any
 
 import kopf
 
+from inferbench_contract import crd
 from inferbench_operator import observed as observing
 from inferbench_operator.cache import Cache
 from inferbench_operator.kube import WATCH_CONNECT_SECONDS, WATCH_GRACE_SECONDS, WATCH_SECONDS, OnEvent
 from inferbench_operator.observed import MANAGED_BY, Json, Key
-from inferbench_operator.paths import GROUP, VERSION
 from inferbench_operator.settings import Settings
 from inferbench_operator.workqueue import Queue
 
 SELECTOR = "=".join(MANAGED_BY)
 """Of Jobs and pods, on the server: a cluster has many that are nobody's business here."""
 
-BENCHMARKS, JOBS, PODS = "inferencebenchmarks", "jobs", "pods"
+BENCHMARKS, JOBS, PODS = crd.PLURAL, "jobs", "pods"
 
 PODS_SECONDS = 2.0
 """News of pods wait so long for each other while their Job runs: what keeps a dozen from starting costs one look. Ends
@@ -47,7 +47,7 @@ def registry(cache: Cache, queue: Queue[Key], heard: Callable[[str], None], logi
         if (key := cache.heard_benchmark(event["type"], event["object"])) is not None:
             queue.add(key)
 
-    kopf.on.event(GROUP, VERSION, BENCHMARKS, id="benchmark-changed", registry=handlers)(handler)
+    kopf.on.event(crd.GROUP, crd.VERSION, BENCHMARKS, id="benchmark-changed", registry=handlers)(handler)
 
     async def log_in(**_: Any) -> kopf.AiohttpSession:
         return await login()

@@ -8,29 +8,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from inferbench_contract import crd
+from inferbench_contract.handshake import (
+    BAD_CONFIGURATION_STATUS,
+    ENVIRONMENT_FAULT_STATUS,
+    PLAN_FILE_VARIABLE,
+    PLAN_VARIABLE,
+    SWEEPS_VARIABLE,
+)
 from inferbench_contract.plan import Plan
 from inferbench_contract.ranges import format_sweeps
 from inferbench_contract.spec import BenchmarkSpec
-from inferbench_contract.statuses import BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_operator import pods
 from inferbench_operator.collect import MAX_STAGES
 from inferbench_operator.observed import (
     BENCHMARK_LABEL,
     MANAGED_BY,
-    PLAN_FILE_VARIABLE,
-    PLAN_VARIABLE,
     QUEUE_LABEL,
     RUNNER,
     STAGE_LABEL,
-    SWEEPS_VARIABLE,
     SeenBenchmark,
     SeenJob,
 )
 from inferbench_operator.pods import Manifest
 from inferbench_operator.settings import Settings
-
-API_VERSION = "inferbench.dev/v1alpha1"
-KIND = "InferenceBenchmark"
 
 MAX_PLAN_BYTES = 8_192
 """Of a plan in the Job's environment, which is copied into every pod; a longer one travels in a ConfigMap."""
@@ -110,8 +111,8 @@ def config_map(benchmark: SeenBenchmark, name: str, data: Mapping[str, str]) -> 
 def owner(benchmark: SeenBenchmark) -> Manifest:
     """Return the reference by which the garbage collector knows whose an object is."""
     return {
-        "apiVersion": API_VERSION,
-        "kind": KIND,
+        "apiVersion": crd.API_VERSION,
+        "kind": crd.KIND,
         "name": benchmark.key.name,
         "uid": benchmark.uid,
         "controller": True,

@@ -19,9 +19,8 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any, TextIO
 
+from inferbench_contract.crd import KIND
 from inferbench_operator.settings import LogFormat, LogLevel
-
-BENCHMARK = "InferenceBenchmark"
 
 TOKEN = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]{16,}|eyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]*")
 """What looks like a credential: a bearer token in a header, a JSON web token anywhere. We log none; a library might."""
@@ -114,7 +113,7 @@ def _subject(record: logging.LogRecord) -> About:
 
 def _referred(reference: Mapping[str, Any]) -> About:
     kind, name, namespace, uid = (str(reference.get(key) or "") for key in ("kind", "name", "namespace", "uid"))
-    if kind == BENCHMARK:
+    if kind == KIND:
         return About(namespace, name, uid)
     return About(namespace, uid=uid, object=f"{kind}/{name}")
 

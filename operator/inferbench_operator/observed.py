@@ -12,6 +12,7 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import Any, NamedTuple
 
+from inferbench_contract.handshake import PLAN_VARIABLE, SWEEPS_VARIABLE
 from inferbench_contract.plan import Plan
 from inferbench_contract.ranges import parse_sweeps
 from inferbench_contract.result import MAX_BYTES, SweepResult
@@ -29,10 +30,6 @@ INDEX_LABEL = "batch.kubernetes.io/job-completion-index"
 
 RUNNER = "runner"
 """The container that measures; others in the pod are the user's."""
-
-PLAN_VARIABLE = "INFERBENCH_PLAN"
-PLAN_FILE_VARIABLE = "INFERBENCH_PLAN_FILE"
-SWEEPS_VARIABLE = "INFERBENCH_SWEEPS"
 
 
 class Key(NamedTuple):

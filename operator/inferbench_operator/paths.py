@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-GROUP = "inferbench.dev"
-VERSION = "v1alpha1"
+from inferbench_contract.crd import API_VERSION, PLURAL
 
 
 def benchmarks(namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
     """Return the path of one benchmark, of all in a namespace, or (None) of all in the cluster."""
-    return _path(f"/apis/{GROUP}/{VERSION}", namespace, "inferencebenchmarks", name, subresource)
+    return _path(f"/apis/{API_VERSION}", namespace, PLURAL, name, subresource)
 
 
-def jobs(namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+def jobs(namespace: str | None, name: str | None = None) -> str:
     """Return the path of one Job, or of all."""
-    return _path("/apis/batch/v1", namespace, "jobs", name, subresource)
+    return _path("/apis/batch/v1", namespace, "jobs", name)
 
 
-def pods(namespace: str | None, name: str | None = None, subresource: str | None = None) -> str:
+def pods(namespace: str | None, name: str | None = None) -> str:
     """Return the path of one pod, or of all."""
-    return _path("/api/v1", namespace, "pods", name, subresource)
+    return _path("/api/v1", namespace, "pods", name)
 
 
 def config_maps(namespace: str | None, name: str | None = None) -> str:

@@ -9,9 +9,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from inferbench_contract.handshake import (
+    CACHE_VARIABLE,
+    INDEX_VARIABLE,
+    METRICS_PORT,
+    METRICS_PORT_VARIABLE,
+    MODELS_FOLDER,
+    MODELS_VARIABLE,
+    PLAN_FILE_VARIABLE,
+    PLAN_VARIABLE,
+    SWEEPS_VARIABLE,
+    TERMINATION_LOG,
+)
+from inferbench_contract.pod_template import MERGE_KEYS
 from inferbench_contract.spec import BenchmarkSpec, GpuSpec
 from inferbench_contract.words import Device
-from inferbench_operator.observed import PLAN_FILE_VARIABLE, PLAN_VARIABLE, RUNNER, SWEEPS_VARIABLE
+from inferbench_operator.observed import RUNNER
 from inferbench_operator.settings import Settings
 
 Manifest = dict[str, Any]
@@ -20,25 +33,11 @@ USER = 65532
 """A user that is nobody's, as distroless images have it."""
 
 CACHE_PATH = "/var/cache/inferbench"
-MODELS_PATH = "/models"
 PLAN_FOLDER = "/etc/inferbench"
 PLAN_FILE = f"{PLAN_FOLDER}/plan.json"
-METRICS_PORT = 9091
 
 DEADLINE_GRACE_SECONDS = 120
 """The supervisor keeps the sweep's time itself; the pod's own deadline is for a supervisor that hangs."""
-
-MERGE_KEYS: Mapping[str, tuple[str, ...]] = {
-    "containers": ("name",),
-    "initContainers": ("name",),
-    "volumes": ("name",),
-    "env": ("name",),
-    "imagePullSecrets": ("name",),
-    "volumeMounts": ("mountPath",),
-    "ports": ("containerPort",),
-    "tolerations": ("key", "effect"),
-}
-"""What makes two entries of a list the same one (kubernetes/api core/v1: patchMergeKey; tolerations have none)."""
 
 REPLACED = frozenset({"resources", "affinity"})
 """Mappings of which half is another thing than the whole: requests without limits, a term of an affinity."""
@@ -46,7 +45,7 @@ REPLACED = frozenset({"resources", "affinity"})
 WHOLE_ENTRIES = frozenset({"volumes", "env"})
 """Lists whose entries hold one of several: merging an emptyDir with a claim would make a volume of neither."""
 
-OWN_VARIABLES = frozenset({PLAN_VARIABLE, PLAN_FILE_VARIABLE, SWEEPS_VARIABLE, "JOB_COMPLETION_INDEX"})
+OWN_VARIABLES = frozenset({PLAN_VARIABLE, PLAN_FILE_VARIABLE, SWEEPS_VARIABLE, INDEX_VARIABLE})
 
 SHARING = "nvidia.com/gpu.sharing-strategy"
 SHARED = ("time-slicing", "mps")
@@ -144,7 +143,7 @@ def _spec(spec: BenchmarkSpec, variables: Mapping[str, str], plan_map: str | Non
 
 
 def _container(spec: BenchmarkSpec, variables: Mapping[str, str], plan_map: str | None, settings: Settings) -> Manifest:
-    mounts = [("cache", CACHE_PATH), ("models", MODELS_PATH), ("tmp", "/tmp")]  # noqa: S108 (in the container)
+    mounts = [("cache", CACHE_PATH), ("models", MODELS_FOLDER), ("tmp", "/tmp")]  # noqa: S108 (in the container)
     return {
         "name": RUNNER,
         "image": spec.image or settings.runner_image,
@@ -158,7 +157,7 @@ def _container(spec: BenchmarkSpec, variables: Mapping[str, str], plan_map: str 
             "readOnlyRootFilesystem": True,
             "capabilities": {"drop": ["ALL"]},
         },
-        "terminationMessagePath": "/dev/termination-log",
+        "terminationMessagePath": TERMINATION_LOG,
         "terminationMessagePolicy": "File",
         "volumeMounts": [
             *({"name": name, "mountPath": path} for name, path in mounts),
@@ -169,9 +168,9 @@ def _container(spec: BenchmarkSpec, variables: Mapping[str, str], plan_map: str 
 
 def _environment() -> Mapping[str, str]:
     return {
-        "INFERBENCH_CACHE": CACHE_PATH,
-        "INFERBENCH_MODELS": MODELS_PATH,
-        "INFERBENCH_METRICS_PORT": str(METRICS_PORT),
+        CACHE_VARIABLE: CACHE_PATH,
+        MODELS_VARIABLE: MODELS_FOLDER,
+        METRICS_PORT_VARIABLE: str(METRICS_PORT),
         "HOME": "/tmp",  # noqa: S108 (in the container)
         "TMPDIR": "/tmp",  # noqa: S108 (in the container)
     }

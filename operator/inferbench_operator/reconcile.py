@@ -90,8 +90,6 @@ class Decision:
     events: tuple[Manifest, ...] = ()
     job_patches: tuple[JobPatch, ...] = ()
     is_to_be_deleted: bool = False
-    unexplained_job: str | None = None
-    """A Job that has no pod for no known reason: the events about it say why."""
     summary: Summary | None = None
     """What the status says in full, for /results."""
     again_after: timedelta | None = None
@@ -221,7 +219,6 @@ def _next_step(
         obstacle=where.obstacle.reason if is_due and where.obstacle is not None else None,
         events=tuple(_transitions(where, written, now)) if is_due else (),
         job_patches=tuple(_corrections(observed, spec)),
-        unexplained_job=_unexplained(observed, now),
         summary=where.summary,
         again_after=min((each for each in waits if each is not None), default=None),
     )
@@ -260,11 +257,6 @@ def _corrections(observed: Observed, spec: BenchmarkSpec) -> Iterator[JobPatch]:
         wanted["suspend"] = spec.suspend
     if wanted:
         yield JobPatch(job.name, wanted)
-
-
-def _unexplained(observed: Observed, now: datetime) -> str | None:
-    job = standing.open_job(observed)
-    return job.name if job is not None and standing.is_unexplained(observed, now) else None
 
 
 def _transitions(where: Standing, written: Written, now: datetime) -> Iterator[Manifest]:

@@ -427,8 +427,8 @@ class ResultsPage:
         """The benchmarks whose cells are left out; `drop` says which of them have room again."""
         return frozenset(self._truncated)
 
-    def put(self, namespace: str, name: str, published: Published) -> bool:
-        """Tell of a benchmark from now on; tell whether its cells had room."""
+    def put(self, namespace: str, name: str, published: Published) -> None:
+        """Tell of a benchmark from now on; of its cells only where they have room."""
         key, subject = (namespace, name), _subject(namespace, name, published)
         own = {family.name: family.fragment(subject) for family in self._own}
         cells = {family.name: family.fragment(subject) for family in self._of_cells}
@@ -438,7 +438,6 @@ class ResultsPage:
             self._truncated.pop(key, None)
         else:
             self._truncated[key] = _lines(cells)
-        return fits
 
     def drop(self, namespace: str, name: str) -> tuple[Key, ...]:
         """Tell nothing of a benchmark any more: its resource is gone. Return whose cells have room now; put those."""

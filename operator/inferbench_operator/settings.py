@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 PREFIX = "INFERBENCH_OPERATOR_"
 
-NAMES = {"port": f"{PREFIX}HTTP_PORT", "namespace_of_operator": "POD_NAMESPACE"}
+NAMES = {"port": f"{PREFIX}HTTP_PORT"}
 """Variables that are not called like their field. Kubernetes sets INFERBENCH_OPERATOR_PORT to tcp://... in every pod
-beside a Service called inferbench-operator; POD_NAMESPACE is what everybody calls the downward API's."""
+beside a Service called inferbench-operator."""
 
 IN_JSON = frozenset({"runner_node_selector", "runner_tolerations"})
 
@@ -93,10 +93,9 @@ def _text(pattern: str, expected: str) -> Any:
     return Field(pattern=pattern, max_length=512, title=expected)
 
 
-NAMESPACE = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 NAME = r"[a-z0-9]([-.a-z0-9]{0,251}[a-z0-9])?"
 
-Namespace = Annotated[str, Field(pattern=f"^{NAMESPACE}$")]
+Namespace = Annotated[str, Field(pattern="^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$")]
 ObjectName = Annotated[str, Field(pattern=f"^{NAME}$")]
 Quantity = Annotated[str, _text(r"^[0-9]+(\.[0-9]+)?(m|k|Ki|[MGT]i?)?$", "a quantity such as 2, 500m or 8Gi")]
 Boolean = Annotated[bool, BeforeValidator(_boolean), Field(strict=True, title="true or false")]
@@ -168,7 +167,7 @@ class Settings(BaseModel):
     port: Annotated[int, _whole(1, 65_535)] = 8080
     """Where /metrics, /results, /healthz and /readyz are served (INFERBENCH_OPERATOR_HTTP_PORT)."""
     results_detail: ResultsDetail = ResultsDetail.CELLS
-    """How much of each finished benchmark /results tells: some 20 series; of each cell 2 with `cells`, 7 with `all`."""
+    """How much /results tells of each finished benchmark: some 20 series; of a cell 2 with `cells`, 11 with `all`."""
     max_result_series: Annotated[int, _whole(0, 10_000_000)] = 200_000
     """Series of /results; benchmarks that finish beyond that tell only their own, without their cells. 300,000 take
     about a second of each scrape and 1 GB of Prometheus' memory."""
@@ -176,8 +175,6 @@ class Settings(BaseModel):
     """The least severity that is logged."""
     log_format: LogFormat = LogFormat.JSON
     """json for collectors, text for people."""
-    namespace_of_operator: Annotated[str, _text(f"^({NAMESPACE})?$", "a namespace")] = ""
-    """The operator's own namespace (POD_NAMESPACE, from the downward API). Empty outside a cluster."""
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str]) -> Self:

@@ -53,14 +53,12 @@ class Throttle:
         self._sleep = sleep
         self._bucket = Bucket(per_second, burst, self._clock())
 
-    async def acquire(self) -> float:
-        """Wait until a request may go; return the seconds waited."""
-        began = self._clock()
-        if wait := self._bucket.reserve(began):
+    async def acquire(self) -> None:
+        """Wait until a request may go."""
+        if wait := self._bucket.reserve(self._clock()):
             await self._sleep(wait)
         while wait := self._bucket.paused_seconds(self._clock()):
             await self._sleep(wait)
-        return self._clock() - began
 
     def pause(self, seconds: float) -> None:
         """Let no request go for some seconds: the server is busy, and asked for it."""

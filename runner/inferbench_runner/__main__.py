@@ -23,10 +23,10 @@ from inferbench_contract import plan as plans
 from inferbench_contract import result as results
 from inferbench_contract.capabilities import support
 from inferbench_contract.errors import EnvironmentFault, InferbenchError, ResultError
+from inferbench_contract.handshake import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
 from inferbench_contract.spec import WeightsFile
-from inferbench_contract.statuses import ASKED_TO_STOP_STATUS, BAD_CONFIGURATION_STATUS, ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Device, ModelSource, Precision, Strategy
 from inferbench_runner import artifacts, backends, environment, garbage, lifeline, pod, privacy, sinks, sweep
 

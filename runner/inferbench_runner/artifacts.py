@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.handshake import CACHE_VARIABLE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +34,6 @@ LOG = logging.getLogger(__name__)
 FORMAT: Final = 1
 """Part of every key: a change of what an entry holds makes all older entries strangers."""
 
-VARIABLE: Final = "INFERBENCH_CACHE"
 MANIFEST: Final = "manifest.json"
 NAMES: Final = "names.json"
 
@@ -54,8 +54,8 @@ SPARE_BYTES: Final = 64 << 20
 
 def default_folder(environment: Mapping[str, str]) -> Path:
     """Return INFERBENCH_CACHE, or `inferbench` in the XDG cache folder."""
-    if environment.get(VARIABLE):
-        return Path(environment[VARIABLE]).absolute()
+    if environment.get(CACHE_VARIABLE):
+        return Path(environment[CACHE_VARIABLE]).absolute()
     home = environment.get("XDG_CACHE_HOME") or Path(environment.get("HOME") or Path.home(), ".cache")
     return Path(home, "inferbench").absolute()
 
@@ -118,7 +118,7 @@ def require_space(cache: Path, needed_bytes: int) -> None:
     if free < needed_bytes + SPARE_BYTES:
         raise EnvironmentFault(
             f"The cache folder {cache} has {free >> 20} MiB free, and {(needed_bytes + SPARE_BYTES) >> 20} MiB are "
-            f"needed. Make room, or set {VARIABLE} to a folder on a larger disk.",
+            f"needed. Make room, or set {CACHE_VARIABLE} to a folder on a larger disk.",
         )
 
 
@@ -210,7 +210,7 @@ def _words_for_the_disk(cache: Path, errors: frozenset[int]) -> Iterator[None]:
             raise
         raise EnvironmentFault(
             f"Cannot write to the cache folder {cache}: {error.strerror}. "
-            f"Mend that, or set {VARIABLE} to another folder.",
+            f"Mend that, or set {CACHE_VARIABLE} to another folder.",
         ) from error
     except RuntimeError:
         require_space(cache, 0)  # torch.save says RuntimeError when the disk is full

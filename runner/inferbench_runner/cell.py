@@ -19,8 +19,8 @@ from typing import Any
 
 from inferbench_contract.accuracy import limits_for
 from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.handshake import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.result import CellResult, cut_in_the_middle
-from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Outcome
 from inferbench_runner import (
     accuracy,

@@ -262,6 +262,6 @@ def bytes_told(path: Path, name: str) -> int | None:
 def read_text(path: Path) -> str:
     """Read a file of the kernel; empty when it is missing, forbidden, or its process has just ended."""
     try:
-        return path.read_text(errors="replace")
+        return path.read_text(encoding="utf-8", errors="replace")
     except OSError:
         return ""

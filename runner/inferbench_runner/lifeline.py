@@ -8,8 +8,7 @@ import signal
 import sys
 from collections.abc import Mapping
 
-PARENT = "INFERBENCH_PARENT"
-"""Environment variable with the process id of the parent to die with."""
+from inferbench_contract.handshake import PARENT_VARIABLE
 
 PR_SET_PDEATHSIG = 1
 """prctl(2) on Linux: the signal that the kernel sends when the parent ends, however it ends."""
@@ -17,12 +16,12 @@ PR_SET_PDEATHSIG = 1
 
 def environment() -> Mapping[str, str]:
     """Return what a child's environment needs, so that its `hold` knows whom to die with."""
-    return {PARENT: str(os.getpid())}
+    return {PARENT_VARIABLE: str(os.getpid())}
 
 
 def hold() -> None:
     """Die with the parent that INFERBENCH_PARENT names, also if it has ended already. Without the variable: nothing."""
-    parent = os.environ.get(PARENT)
+    parent = os.environ.get(PARENT_VARIABLE)
     if parent is None or not sys.platform.startswith("linux"):
         return
     ctypes.CDLL(None, use_errno=True).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from inferbench_contract.errors import EnvironmentFault, InferbenchError
-from inferbench_contract.spec import RANDOM_WEIGHTS, ModelSpec, TorchvisionModel, WeightsFile
+from inferbench_contract.model import RANDOM_WEIGHTS, ModelSpec, TorchvisionModel, WeightsFile
 from inferbench_runner import artifacts, inputs, photographs, sources
 from inferbench_runner.backends import Arrays, Unsupported
 from inferbench_runner.inputs import Colours, Input

@@ -17,21 +17,22 @@ from inferbench_contract import plan as plans
 from inferbench_contract import ranges, sentences
 from inferbench_contract import result as results
 from inferbench_contract.errors import InferbenchError
+from inferbench_contract.handshake import (
+    INDEX_VARIABLE,
+    METRICS_PORT,
+    METRICS_PORT_VARIABLE,
+    MODELS_FOLDER,
+    MODELS_VARIABLE,
+    PLAN_FILE_VARIABLE,
+    PLAN_VARIABLE,
+    SWEEPS_VARIABLE,
+)
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
 from inferbench_runner import artifacts, sweep, termination
 from inferbench_runner.live import Live, Moment, printable
 from inferbench_runner.termination import TerminationMessage
 
-PLAN: Final = "INFERBENCH_PLAN"
-PLAN_FILE: Final = "INFERBENCH_PLAN_FILE"
-INDEX: Final = "JOB_COMPLETION_INDEX"
-SWEEPS: Final = "INFERBENCH_SWEEPS"
-MODELS: Final = "INFERBENCH_MODELS"
-METRICS_PORT: Final = "INFERBENCH_METRICS_PORT"
-
-DEFAULT_MODELS: Final = "/models"
-DEFAULT_METRICS_PORT: Final = 9091
 LAST_PORT: Final = 65_535
 
 MAX_SENTENCE_CHARS: Final = 1_000
@@ -66,10 +67,9 @@ class Asked:
         if self.sweeps is None:
             return self.index
         if self.index >= len(self.sweeps):
-            what = (
-                f"{SWEEPS} is {ranges.format_sweeps(self.sweeps)}, expected an index from 0 to {len(self.sweeps) - 1}"
-            )
-            raise WrongEnvironment(f"{INDEX} is {self.index} and {what}")
+            listed, last = ranges.format_sweeps(self.sweeps), len(self.sweeps) - 1
+            what = f"{SWEEPS_VARIABLE} is {listed}, expected an index from 0 to {last}"
+            raise WrongEnvironment(f"{INDEX_VARIABLE} is {self.index} and {what}")
         return self.sweeps[self.index]
 
 
@@ -103,7 +103,7 @@ def read(environment: Environment) -> Asked:
         plan_source=source,
         index=_index(environment),
         sweeps=_sweeps(environment),
-        model_folder=Path(environment.get(MODELS) or DEFAULT_MODELS).absolute(),
+        model_folder=Path(environment.get(MODELS_VARIABLE) or MODELS_FOLDER).absolute(),
         cache=artifacts.default_folder(environment),
         metrics_port=_port(environment),
     )
@@ -119,38 +119,41 @@ def _mistake(parse: Callable[[Environment], object], environment: Environment) -
 
 def _plan(environment: Environment) -> tuple[str, str]:
     """Return the plan's text and where it was found."""
-    text, file = environment.get(PLAN), environment.get(PLAN_FILE)
+    text, file = environment.get(PLAN_VARIABLE), environment.get(PLAN_FILE_VARIABLE)
     if bool(text) is bool(file):
         count = "both are" if text else "none is"
-        raise ValueError(f"expected the plan in {PLAN} or in the file that {PLAN_FILE} names, and {count} set")
+        where = f"in {PLAN_VARIABLE} or in the file that {PLAN_FILE_VARIABLE} names"
+        raise ValueError(f"expected the plan {where}, and {count} set")
     if text:
-        return text, PLAN
+        return text, PLAN_VARIABLE
     try:
         return Path(str(file)).read_text(encoding="utf-8"), str(file)
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{PLAN_FILE} names {file}, which cannot be read: {error}") from error
+        raise ValueError(f"{PLAN_FILE_VARIABLE} names {file}, which cannot be read: {error}") from error
 
 
 def _index(environment: Environment) -> int:
-    text = environment.get(INDEX, "")
+    text = environment.get(INDEX_VARIABLE, "")
     if not (text.isascii() and text.isdecimal() and len(text) < 10):
         what = f"is {text!r}" if text else "is not set"
-        raise ValueError(f"{INDEX} {what}, expected a whole number, as Kubernetes gives it to pods of an Indexed Job")
+        wanted = "expected a whole number, as Kubernetes gives it to pods of an Indexed Job"
+        raise ValueError(f"{INDEX_VARIABLE} {what}, {wanted}")
     return int(text)
 
 
 def _sweeps(environment: Environment) -> tuple[int, ...] | None:
-    text = environment.get(SWEEPS)
+    text = environment.get(SWEEPS_VARIABLE)
     try:
         return ranges.parse_sweeps(text) if text else None
     except ValueError as error:
-        raise ValueError(f"{SWEEPS}: {error}") from error
+        raise ValueError(f"{SWEEPS_VARIABLE}: {error}") from error
 
 
 def _port(environment: Environment) -> int:
-    text = environment.get(METRICS_PORT) or str(DEFAULT_METRICS_PORT)
+    text = environment.get(METRICS_PORT_VARIABLE) or str(METRICS_PORT)
     if not (text.isascii() and text.isdecimal() and len(text) < 10 and int(text) <= LAST_PORT):
-        raise ValueError(f"{METRICS_PORT} is {text!r}, expected a port from 1 to {LAST_PORT}, or 0 for no metrics")
+        wanted = f"expected a port from 1 to {LAST_PORT}, or 0 for no metrics"
+        raise ValueError(f"{METRICS_PORT_VARIABLE} is {text!r}, {wanted}")
     return int(text)
 
 
@@ -256,4 +259,4 @@ def _export(live: Live, port: int) -> None:
         exporter.serve(live, port)
     except (ImportError, OSError) as error:
         why = f"There are no metrics at port {port} ({error}); the sweep is measured all the same."
-        sys.stderr.write(f"{why} Set {METRICS_PORT} to a port that is free, or to 0.\n")
+        sys.stderr.write(f"{why} Set {METRICS_PORT_VARIABLE} to a port that is free, or to 0.\n")

@@ -22,10 +22,10 @@ from typing import TYPE_CHECKING, Any, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.handshake import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
 from inferbench_contract.sentences import counted
-from inferbench_contract.statuses import ENVIRONMENT_FAULT_STATUS
 from inferbench_contract.words import Backend, Cell, Device, Outcome
 from inferbench_runner import backends, circumstances, environment, gpu, privacy, process, sinks, watching, work
 from inferbench_runner.environment import Environment

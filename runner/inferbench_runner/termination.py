@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Self
 
 from inferbench_contract.errors import EnvironmentFault
+from inferbench_contract.handshake import TERMINATION_LOG
 from inferbench_contract.result import MAX_BYTES
 
-KUBERNETES_FILE = Path("/dev/termination-log")
+KUBERNETES_FILE = Path(TERMINATION_LOG)
 """Where Kubernetes mounts it, unless the container's terminationMessagePath says otherwise."""
 
 VARIABLE = "INFERBENCH_TERMINATION_LOG"

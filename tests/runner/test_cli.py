@@ -9,7 +9,9 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -21,6 +23,9 @@ from tests.programs import Place
 
 HEAVY = ("kubernetes", "numpy", "onnx", "onnxruntime", "torch", "torchvision")
 """What `inferbench` leaves to the processes that it starts."""
+
+FAST = {"script": {"callMicroseconds": 400}}
+"""A call takes less than a millisecond."""
 
 
 def imported(place: Place, *arguments: object) -> set[str]:
@@ -152,6 +157,30 @@ class TestPlan:
         done = in_process.call(place, "plan", place.write(), "--json")
 
         assert done.stdout == documents.scripted_plan().dump() + "\n"
+
+
+class TestLocale:
+    ASCII: ClassVar = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    """A locale without letters beyond ASCII, which Python would not use if it were not told to."""
+
+    def test_a_run_says_and_writes_the_same_where_the_locale_is_ascii(self, place: Place) -> None:
+        elsewhere = replace(place, more=self.ASCII)
+        file = elsewhere.write(**FAST, model={"torchvision": {"name": "resnet50", "weights": {"path": "größe.pt"}}})
+        file.write_bytes("# Größe: 224 px\n".encode() + file.read_bytes())
+        (place.folder / "größe.pt").write_bytes(b"some")
+
+        done = elsewhere.run("run", file, "--output", "größe")
+        told = elsewhere.run("report", "größe")
+
+        assert (done.returncode, done.stderr) == (0, "")
+        assert re.search(r"\d µs", done.stdout)
+        assert "Everything is in größe/" in done.stdout
+        assert (told.returncode, told.stderr) == (0, "")
+        assert re.search(r"\d µs", told.stdout)
+        report = (place.folder / "größe/report.html").read_text(encoding="utf-8")
+        assert re.search(r"\d µs", report)
+        assert "größe.pt" in report
+        assert (place.folder / "größe/benchmark.yaml").read_bytes() == file.read_bytes()
 
 
 class TestMachine:

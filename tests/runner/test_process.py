@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from inferbench_runner import lifeline, process
+from inferbench_contract.handshake import PARENT_VARIABLE
+from inferbench_runner import process
 from inferbench_runner.process import Ended, Stopped, Watch
 from tests.programs import Place, wait_until
 
@@ -206,7 +207,7 @@ class TestLifeline:
             assert parent.stdout.read() == "", "it did not come to say its process id"
 
     def test_without_a_parent_to_die_with_nothing_happens(self) -> None:
-        environment = {name: value for name, value in os.environ.items() if name != lifeline.PARENT}
+        environment = {name: value for name, value in os.environ.items() if name != PARENT_VARIABLE}
         code = "from inferbench_runner import lifeline; lifeline.hold(); print('alive')"
 
         done = subprocess.run(python(code), env=environment, capture_output=True, text=True, check=True)

@@ -68,7 +68,7 @@ def given() -> dict[str, str]:
 
 class TestSettings:
     def test_every_setting_of_the_operator_is_a_value(self):
-        assert {*given(), *DECIDED_BY_THE_CHART, "POD_NAMESPACE"} == set(DEFAULTS)
+        assert {*given(), *DECIDED_BY_THE_CHART} == set(DEFAULTS)
 
     @pytest.mark.parametrize("variable", sorted(given()))
     def test_a_value_s_default_is_the_operator_s(self, variable):

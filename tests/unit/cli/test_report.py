@@ -379,7 +379,7 @@ def test_answers_are_compared_after_the_calls_were_timed():
 def test_where_the_time_went_is_told_in_parts_of_the_whole():
     """As on the terminal, without the time between sweeps, which may be somebody's night."""
     benchmark, summary = resnet50()
-    found = page(benchmark, replace(summary, spent=replace(summary.spent, idle=12)))
+    found = page(benchmark, replace(summary, spent=summary.spent.model_copy(update={"idle": 12})))
 
     assert found.column("spent", "Time")[0] == "2 min 48 s"
     assert "42%" in found.column("spent", "Share")[0]

@@ -211,6 +211,16 @@ class TestCellsCsv:
 
         assert (row["sm_clock_mhz"], row["throttle_reasons"]) == ("", "")
 
+    def test_compile_times_are_the_median_of_the_rounds_apart_by_whether_their_cache_was_empty(self):
+        told = ((900, 1), (100, 0), (300, 0), (None, None))
+
+        def latency_of(_, __, round_):
+            return measured(compile_ms=told[round_][0], compile_was_cold=told[round_][1])
+
+        (row,) = table_of(summary_of(scripted_benchmark(measurement=rounds(4)), latency_of))
+
+        assert (row["compile_cold_ms"], row["compile_warm_ms"]) == ("900", "200")
+
     def test_where_no_gpu_counted_it_there_is_no_energy(self):
         (row,) = table_of(summary_of(scripted_benchmark(), lambda *_: 10))
 

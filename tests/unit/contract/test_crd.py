@@ -11,8 +11,8 @@ import yaml
 from inferbench_cli.__main__ import main
 from inferbench_contract import crd, document, plan, rules, schema
 from inferbench_contract.errors import SpecError
+from inferbench_contract.fields import MAX_FREE_BYTES
 from inferbench_contract.pod_template import POD_RIGHTS
-from inferbench_contract.spec import MAX_FREE_BYTES
 from tests.bad_specs import BAD_SPECS, VALID, By
 from tests.stored import OPENAPI, SPEC, filled_in
 
@@ -42,6 +42,11 @@ def test_kubernetes_own_types_can_hold_it():
     read = client.V1CustomResourceDefinition.model_validate(DEFINITION)
 
     assert read.spec.names.plural == "inferencebenchmarks"
+
+
+def test_it_is_of_the_objects_that_a_benchmark_says_it_is():
+    assert schema.at(("apiVersion",))["enum"] == [crd.API_VERSION]
+    assert schema.at(("kind",))["enum"] == [crd.KIND]
 
 
 def test_every_node_has_a_type_but_the_one_that_has_two():

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from inferbench_contract import document, schema
-from inferbench_contract.spec import ExpectationForm
+from inferbench_contract.statements import ExpectationForm
 from inferbench_contract.words import Device
 
 EXAMPLES = sorted((Path(__file__).parents[3] / "examples").glob("*.yaml"))

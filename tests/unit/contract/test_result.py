@@ -118,6 +118,21 @@ def test_it_is_complete_when_every_cell_has_an_outcome():
     assert not replace(RESULT, cells=RESULT.cells[:2]).is_complete(SWEEP)
 
 
+def test_cells_without_an_outcome_can_be_given_the_same_one():
+    begun = a_result(PLAN, SWEEP, [measured(8)], in_flight=32)
+
+    full = begun.filled(SWEEP, Outcome.TIMED_OUT, "TimeLimit")
+
+    assert full.is_complete(SWEEP)
+    assert full.in_flight is None
+    assert full.cells == (
+        CellResult(1, Outcome.TIMED_OUT, "TimeLimit"),
+        measured(8),
+        CellResult(32, Outcome.TIMED_OUT, "TimeLimit"),
+    )
+    assert full.filled(SWEEP, Outcome.CRASHED, "another") == full
+
+
 def numbers(largest=None):
     """Return a strategy for the numbers of a cell, each within its bounds."""
     columns = {c.field: st.integers(0, min(c.largest, largest or c.largest)) for c in results.COLUMNS}

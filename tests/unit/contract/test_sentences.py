@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from inferbench_contract import plan as plans
 from inferbench_contract import sentences
 from inferbench_contract.evidence import Estimate
-from inferbench_contract.summary import Spent, summarize
+from inferbench_contract.status import Seconds
+from inferbench_contract.summary import summarize
 from inferbench_contract.words import Outcome
 from tests.results import (
     COMPILED,
@@ -21,6 +22,7 @@ from tests.results import (
     results_for,
     three_backends,
 )
+from tests.summaries import NO_TIME
 
 RANDOM = {"torchvision": {"name": "resnet50", "weights": "random"}}
 
@@ -229,13 +231,13 @@ def test_otherwise_nothing_is_said_of_it(fields, model):
 
 
 def test_where_the_time_went_is_told_most_of_it_first():
-    found = Spent(preparing=60, warming_up=24, measuring=150, other=66, idle=216_000)
+    found = Seconds(preparing=60, warming_up=24, measuring=150, other=66, idle=216_000)
 
     assert sentences.spent(found) == (
         "Took 5 min: 50% measuring, 22% starting, checking and ending processes, 20% loading, converting and "
         "compiling, 8.0% warming up."
     )
-    assert sentences.spent(Spent(0, 0, 0, 0, 0)) == ""
+    assert sentences.spent(NO_TIME) == ""
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,5 @@
 import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from itertools import product
 
 import pytest
@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from inferbench_contract import plan as plans
 from inferbench_contract import summary as summaries
-from inferbench_contract.summary import Spent, summarize
+from inferbench_contract.status import Seconds
+from inferbench_contract.summary import summarize
 from inferbench_contract.words import Doubt, Judgement, Outcome, Verdict
 from tests.results import (
     COMPILED,
@@ -22,6 +23,7 @@ from tests.results import (
     results_for,
     three_backends,
 )
+from tests.summaries import NO_TIME
 
 TENFOLD_DRIFT = (1.0, 10.0, 3.0, 0.5)
 WOBBLE = (0.98, 1.02, 1.02, 0.98)
@@ -290,7 +292,7 @@ def test_cells_are_counted_by_what_became_of_them():
 
     found = summed_up(lambda s, size, _r: told[s, size], benchmark)
 
-    assert asdict(found.counts) == {
+    assert found.counts.model_dump() == {
         "planned": 8, "measured": 1, "unsupported": 3, "inaccurate": 1, "failed": 2, "missing": 1,
     }  # fmt: skip
     assert found.sweeps_finished == 8
@@ -353,7 +355,7 @@ def test_where_the_time_went_adds_up():
 
     found = summarize(benchmark, plan, [second, first])
 
-    assert found.spent == Spent(preparing=50, warming_up=10, measuring=80, other=60, idle=30)
+    assert found.spent == Seconds(preparing=50, warming_up=10, measuring=80, other=60, idle=30)
 
 
 def test_time_that_a_script_made_up_is_nobodys():
@@ -362,7 +364,7 @@ def test_time_that_a_script_made_up_is_nobodys():
     plan = plans.expand(benchmark)
     scripted = a_result(plan, 0, [measured(measure_ms=40_000)], started_ms=0, finished_ms=2_000, prepare_ms=500)
 
-    assert summarize(benchmark, plan, [scripted]).spent == Spent(0, 0, 0, other=2, idle=0)
+    assert summarize(benchmark, plan, [scripted]).spent == NO_TIME.model_copy(update={"other": 2})
 
 
 def test_time_is_neither_negative_nor_counted_before_a_sweep_has_ended():
@@ -372,8 +374,8 @@ def test_time_is_neither_negative_nor_counted_before_a_sweep_has_ended():
     killed = a_result(plan, 0, [measured(measure_ms=5_000)], started_ms=0, finished_ms=None)
     overlapping = [a_result(plan, i, started_ms=0, finished_ms=10_000) for i in (1, 2)]
 
-    assert summarize(benchmark, plan, [killed]).spent == Spent(0, 0, 0, 0, 0)
-    assert summarize(benchmark, plan, [killed, *overlapping]).spent == Spent(0, 0, 0, other=20, idle=0)
+    assert summarize(benchmark, plan, [killed]).spent == NO_TIME
+    assert summarize(benchmark, plan, [killed, *overlapping]).spent == NO_TIME.model_copy(update={"other": 20})
 
 
 # ---- whatever comes ------------------------------------------------------------------------------
@@ -417,7 +419,7 @@ def have_all_rounds(best):
 def test_whatever_comes_the_counters_add_up_and_only_what_was_measured_wins(results):
     found = summarize(BENCHMARK, PLAN, results)
 
-    counts = asdict(found.counts)
+    counts = found.counts.model_dump()
     assert counts.pop("planned") == sum(counts.values()) == 8
     for best in found.best.values():
         assert best.row.outcome is Outcome.MEASURED

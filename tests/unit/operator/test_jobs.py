@@ -8,7 +8,6 @@ import pytest
 
 from inferbench_contract import plan as plans
 from inferbench_contract import rules
-from inferbench_contract.pod_template import POD_SHAPES
 from inferbench_contract.spec import MAX_CELL_ROUNDS
 from inferbench_operator import jobs, pods
 from inferbench_operator.collect import MAX_STAGES
@@ -104,18 +103,6 @@ def test_a_name_of_any_length_that_is_allowed_leaves_room_for_the_host_names_of_
     name = jobs.job_name(seen(asked), plans.expand(asked), MAX_STAGES - 1)
 
     assert len(f"{name}-{last_sweep}") == 63
-
-
-def test_every_list_that_is_merged_by_name_has_a_shape_that_can_be():
-    lists = {place[-1] for place, kind in POD_SHAPES.items() if kind is list}
-
-    assert lists == set(pods.MERGE_KEYS)
-    assert all(
-        (*place, "items", key) in POD_SHAPES
-        for place, kind in POD_SHAPES.items()
-        if kind is list
-        for key in pods.MERGE_KEYS[str(place[-1])]
-    )
 
 
 def test_it_goes_when_the_benchmark_goes():

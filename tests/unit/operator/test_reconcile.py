@@ -13,7 +13,8 @@ from hypothesis import HealthCheck, given, settings
 
 from inferbench_contract import shards as packing
 from inferbench_contract import summary
-from inferbench_contract.spec import MAX_CELL_ROUNDS, MAX_ITEMS
+from inferbench_contract.fields import MAX_ITEMS
+from inferbench_contract.spec import MAX_CELL_ROUNDS
 from inferbench_contract.words import Outcome
 from inferbench_operator import reconcile
 from inferbench_operator.observed import Refusal, Shard, Trouble

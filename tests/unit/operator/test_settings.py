@@ -113,10 +113,6 @@ def test_the_variables_of_a_service_called_like_the_operator_are_no_mistakes():
     assert read(**kubernetes) == Settings()
 
 
-def test_the_operators_namespace_comes_from_the_downward_api():
-    assert Settings.from_environment({"POD_NAMESPACE": "inferbench"}).namespace_of_operator == "inferbench"
-
-
 NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
 
 
@@ -130,7 +126,6 @@ NAMES = st.from_regex(r"[a-z0-9]([-a-z0-9]{0,20}[a-z0-9])?", fullmatch=True)
         allow_privileged_pod_templates=st.booleans(),
         workers=st.integers(1, 64),
         results_detail=st.sampled_from(ResultsDetail),
-        namespace_of_operator=NAMES,
     )
 )
 def test_what_is_printed_reads_back_as_the_same_settings(settings):
@@ -146,7 +141,6 @@ def test_every_setting_is_printed_in_one_line():
     assert not any("\n" in line for line in lines)
     assert f"{OPERATOR}WORKERS=8" in lines
     assert f"{OPERATOR}HTTP_PORT=8080" in lines
-    assert "POD_NAMESPACE=" in lines
     assert json.loads(next(line for line in lines if "TOLERATIONS" in line).split("=", 1)[1])
 
 

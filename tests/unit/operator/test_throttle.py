@@ -74,6 +74,7 @@ def test_a_pause_holds_up_those_that_already_wait():
         throttle = Throttle(per_second=1, burst=1)
         await throttle.acquire()
         asyncio.get_running_loop().call_later(0.5, throttle.pause, 7)
-        return await throttle.acquire(), asyncio.get_running_loop().time()
+        await throttle.acquire()
+        return asyncio.get_running_loop().time()
 
-    assert virtual_time.run(main()) == (7.5, 7.5)
+    assert virtual_time.run(main()) == 7.5
