@@ -42,7 +42,7 @@ def build(providers: list[Path], folder: Path) -> Mapping[str, str]:
     source, library = folder / "native_cuda.c", folder / "native_cuda.so"
     written = SOURCE.read_text()
     functions = sorted({name for provider in providers for name in _called(provider)})
-    rest = "\n".join(_stub(name) for name in functions if f" {name}(" not in written and f"*{name}(" not in written)
+    rest = "\n".join(stub(name) for name in functions if f" {name}(" not in written and f"*{name}(" not in written)
     source.write_text(f"{written}\n{rest}\n")
     subprocess.run(["gcc", "-shared", "-fPIC", "-O1", "-o", library, source], check=True)
     for name in {LOADED_LATER, *(name for provider in providers for name in _needed(provider))}:
@@ -50,18 +50,24 @@ def build(providers: list[Path], folder: Path) -> Mapping[str, str]:
     return {**os.environ, "LD_LIBRARY_PATH": str(folder)}
 
 
-def _stub(name: str) -> str:
+def stub(name: str) -> str:
+    """Write a function that succeeds and does nothing, for a source that has `OK` and `NULL`."""
     if MAKES.match(name):
         return f"int {name}(void **handle) {{ static int made; *handle = &made; return OK; }}"
     return f"void *{name}(void) {{ return NULL; }}"
 
 
-def _called(provider: Path) -> Iterator[str]:
-    """Yield the functions of NVIDIA's libraries that a provider calls."""
-    for line in _told("nm", "-D", "--undefined-only", provider):
+def undefined(library: Path) -> Iterator[str]:
+    """Yield the functions of NVIDIA's libraries that a library is linked to."""
+    for line in _told("nm", "-D", "--undefined-only", library):
         name = line.split()[-1].partition("@")[0]
         if OF_NVIDIA.fullmatch(name):
             yield name
+
+
+def _called(provider: Path) -> Iterator[str]:
+    """Yield the functions of NVIDIA's libraries that a provider calls."""
+    yield from undefined(provider)
     yield from (name.decode() for name in NAMED.findall(provider.read_bytes()))
 
 

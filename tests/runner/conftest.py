@@ -19,6 +19,7 @@ os.environ["TORCHINDUCTOR_VEC_ISA_OK"] = "1"
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
 
 LONGEST = (
+    "test_torch_cuda_lowering.py",
     "test_int8_static.py",
     "test_promises.py",
     "test_bad_days.py",

@@ -343,6 +343,14 @@ class TestAotInductor:
         assert len(names) == 1 + len(others)
         assert torch_aot_inductor.package_key(task.model_copy(update={"round": 3})) in names
 
+    def test_so_does_our_own_code_that_builds_it(self, a_task, monkeypatch):
+        task = a_task(Backend.TORCH_AOT_INDUCTOR)
+        before = torch_aot_inductor.package_key(task)
+
+        monkeypatch.setattr(torch_aot_inductor, "MODULES", torch_aot_inductor.MODULES[1:])
+
+        assert torch_aot_inductor.package_key(task) != before
+
     def test_a_model_that_cannot_be_exported_is_unsupported(self, compiled):
         """Its way depends on its numbers, which no graph of static shapes can hold."""
         (*_, refused), _ = compiled

@@ -40,15 +40,20 @@ def missing(precision: Precision, device: Device) -> str | None:
     """Say which package or program is not installed: Inductor compiles C++ for a CPU, Triton C for a GPU."""
     if (reason := _torch.missing(precision, device)) is not None:
         return reason
-    variable, usual = ("CXX", "g++") if device is Device.CPU else ("CC", "gcc")
-    compiler = os.environ.get(variable, usual)
-    if shutil.which(compiler) is None:
-        return (
-            f"NotInstalled: torch.compile needs a compiler, and {compiler} is not here. Install it: apt-get install g++"
-        )
+    if (reason := missing_compiler(device)) is not None:
+        return reason
     if not Path(sysconfig.get_path("include"), "Python.h").exists():
         return "NotInstalled: torch.compile needs Python.h, which is not here. Install it: apt-get install python3-dev"
     return None
+
+
+def missing_compiler(device: Device) -> str | None:
+    """Say that the compiler is not here in whose language Inductor writes what runs on a device, or calls it."""
+    variable, usual = ("CXX", "g++") if device is Device.CPU else ("CC", "gcc")
+    compiler = os.environ.get(variable, usual)
+    if shutil.which(compiler) is not None:
+        return None
+    return f"NotInstalled: torch.compile needs a compiler, and {compiler} is not here. Install it: apt-get install g++"
 
 
 def settings(task: CellTask, mode: str) -> dict[str, Any]:
@@ -77,8 +82,6 @@ def learn_vectors(task: CellTask) -> None:
     answer is about processor and compiler and not about a model, so a cache holds it once, as an entry: half a program,
     left by a cell that was killed, would pass for a compiler that knows less, and later cells get slower code unsaid.
     """
-    if task.device is not Device.CPU:
-        return
     from torch._inductor import config, cpp_builder, cpu_vec_isa
 
     def ask(folder: Path) -> None:
@@ -111,7 +114,8 @@ def load(task: CellTask, mode: str) -> Session:
     folder = cache_folder(task, mode)
     notes: dict[str, int | str] = {"compileCache": "warm" if (folder / COMPLETE).exists() else "cold"}
     _torch.set_up(task)
-    learn_vectors(task)
+    if task.device is Device.CPU:
+        learn_vectors(task)
     os.environ[FOLDER] = str(folder)
     inputs, module = _torch.bound(task), _torch.module(task)
     session = _torch.session(task, _compiled(task, mode, module, inputs), inputs, notes)

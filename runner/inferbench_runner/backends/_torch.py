@@ -85,6 +85,8 @@ def set_up(task: CellTask) -> None:
     # The flags of old: Inductor reads them, and PyTorch raises where somebody mixes them with the new ones.
     torch.backends.cuda.matmul.allow_tf32 = is_tf32(task.precision)
     torch.backends.cudnn.allow_tf32 = is_tf32(task.precision)
+    # Inductor's convolutions in Triton read this one, which cuDNN's flag of old leaves as it is.
+    torch.backends.cudnn.fp32_precision = "tf32" if is_tf32(task.precision) else "ieee"
     require_arithmetic(task.precision, task.device)
     if task.device is Device.GPU and not torch.cuda.is_available():
         raise EnvironmentFault("PyTorch does not see the GPU: its driver is older than this PyTorch needs, or hidden.")

@@ -1,7 +1,7 @@
 """AOTInductor: the model compiled ahead of time into a package, for this batch size, and loaded in every cell.
 
 The package is built once for all rounds and kept in the cache, under everything that decides it. Loading compiles
-nothing. The path for a GPU has not been seen to work yet.
+nothing. On a GPU it has not been seen yet; on a library that stands in for CUDA packages were built and loaded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from inferbench_contract.errors import how_to_install
 from inferbench_contract.words import Device, Precision
 from inferbench_runner import artifacts, environment
-from inferbench_runner.backends import Session, Unsupported, _compiled, _linear, _torch
+from inferbench_runner.backends import Session, Unsupported, _compiled, _cuda_home, _linear, _torch
 from inferbench_runner.task import CellTask
 
 if TYPE_CHECKING:
@@ -33,6 +33,12 @@ PACKAGES: Final = "torch-packages"
 
 PACKAGE: Final = "model.pt2"
 
+MODULES: Final = tuple(
+    f"inferbench_runner.backends.{name}"
+    for name in ("torch_aot_inductor", "_compiled", "_cuda_home", "_int8_static", "_layout", "_linear", "_torch")
+)
+"""What of our own code decides what a package is compiled from and how."""
+
 OLDEST: Final = (2, 15)
 """Of PyTorch, because `_loaded` hands it a folder. 2.11 takes files only (docs/results/2026-11-26-h100.md), and what is
 between has not been tried."""
@@ -42,8 +48,15 @@ def missing(precision: Precision, device: Device) -> str | None:
     """Say which package or program is not installed, or that PyTorch is too old."""
     if (reason := _compiled.missing(precision, device)) is not None:
         return reason
+    if device is Device.GPU and (reason := missing_on_gpu()) is not None:
+        return reason
     found = versions().get("torch")
     return None if found is None else too_old(found)
+
+
+def missing_on_gpu() -> str | None:
+    """Say what is not here of what the calls of kernels are compiled with: they are C++ on a GPU too."""
+    return _compiled.missing_compiler(Device.CPU) or _cuda_home.missing()
 
 
 def too_old(found: str) -> str | None:
@@ -88,7 +101,7 @@ def is_there(task: CellTask) -> bool:
 
 
 def package_key(task: CellTask) -> str:
-    """Hash everything that decides a package. The number of threads is compiled into it."""
+    """Hash everything that decides a package, our own code among it. The number of threads is compiled into it."""
     return artifacts.key(
         {
             **_torch.content(task),
@@ -96,8 +109,9 @@ def package_key(task: CellTask) -> str:
             "options": dict(task.options),
             "threads": task.threads,
             "device": task.device,
-            "versions": dict(versions()),
             "hardware": environment.describe().hardware,
+            **environment.makers(MODULES, ()),
+            "versions": dict(versions()),
         }
     )
 
@@ -107,6 +121,8 @@ def _build(task: CellTask, inputs: Mapping[str, Tensor], folder: Path) -> None:
     import torch
 
     os.environ[_compiled.FOLDER] = str(task.result.parent / "inductor")
+    if task.device is Device.GPU:
+        _cuda_home.offer(task.result.parent)
     module = _torch.module(task)
     with torch.no_grad(), warnings.catch_warnings():  # inference_mode would refuse torchao's weights
         warnings.simplefilter("ignore")

@@ -31,6 +31,7 @@ def load() -> Callable[[Arrays], Arrays]:
     settings = told["session"]
     torch.set_num_threads(settings["threads"])
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = settings["tf32"]
+    torch.backends.cudnn.fp32_precision = "tf32" if settings["tf32"] else "ieee"
     dtype = getattr(torch, settings["dtype"])
     module = arranged(build(told["recipe"]), settings["layout"]).to(settings["device"], dtype)
     module = quantised(module, settings["quantised"], told["recipe"]["quantisedLayers"])
