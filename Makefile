@@ -74,7 +74,7 @@ test-models: setup ## Convert nine real models to every precision and judge them
 	@rm -rf .venv/models
 	@for model in $(MODELS); do \
 		echo "Converting $$model to every precision, and judging it (minutes)..."; \
-		INFERBENCH_MODELS=$$model INFERBENCH_TEST_CACHE=.venv/models/cache $(BIN)/python -m pytest tests/runner/test_convert.py tests/runner/test_tensorrt_rtx.py \
+		INFERBENCH_TEST_MODELS=$$model INFERBENCH_TEST_CACHE=.venv/models/cache $(BIN)/python -m pytest tests/runner/test_convert.py tests/runner/test_tensorrt_rtx.py \
 			-k "near_to_fp32 or builder_takes" --basetemp=.venv/models/work --junitxml=.venv/models/$$model.xml \
 			-o junit_family=xunit1 -o timeout=3600 || true; \
 		rm -rf .venv/models/work .venv/models/cache; \
@@ -98,7 +98,7 @@ test-tensorrt: setup ## Run the TensorRT backend on NVIDIA's libraries as far as
 		$(BIN)/python -m pytest tests/tensorrt tests/runner/test_tensorrt_names.py -k "real_libraries or every_name"
 
 test-gpu: setup-gpu ## Run the tests that need an NVIDIA GPU
-	@$(BIN)/python -m pytest tests/gpu -m gpu
+	@$(BIN)/python -m pytest tests/gpu -m gpu -rs
 
 check: lint types architecture locks-in-step generated-in-step ## Lint, types, architecture, locks and generated files
 

@@ -34,6 +34,7 @@ from inferbench_contract import evidence
 from inferbench_contract.plan import Plan
 from inferbench_contract.words import Backend, Precision, Strategy
 from inferbench_runner import artifacts as cache
+from inferbench_runner.sweep import child_environment
 from inferbench_runner.task import Artifacts
 
 MEASUREMENT = {"rounds": 1, "maxSecondsPerCell": 1, "warmupMaxSeconds": 1}
@@ -95,7 +96,7 @@ def imported(plan: Plan, files: Artifacts, threads: int) -> list[str]:
         task_file.write_text(task.model_dump_json())
         done = subprocess.run(
             [sys.executable, "-m", "inferbench_runner.cell", str(task_file)],
-            env={**lab.child_environment(threads), "PYTHONPROFILEIMPORTTIME": "1"},
+            env={**child_environment(threads), "PYTHONPROFILEIMPORTTIME": "1"},
             capture_output=True,
             text=True,
             check=True,

@@ -28,7 +28,7 @@ from inferbench_contract.result import CellResult
 from inferbench_contract.words import Backend, Cell, Doubt, Outcome, Strategy
 from inferbench_runner import artifacts as cache
 from inferbench_runner import circumstances, environment, lifeline, prepare
-from inferbench_runner.sweep import THREAD_VARIABLES
+from inferbench_runner.sweep import child_environment
 from inferbench_runner.task import Artifacts, CellTask
 
 HERE = Path(__file__).resolve().parent
@@ -220,11 +220,6 @@ def run(command: Sequence[str | Path], variables: Mapping[str, str], folder: Pat
         words = " ".join(str(word) for word in command)[:300]
         raise SystemExit(f"{words}\nended with status {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
     return done.stdout
-
-
-def child_environment(threads: int) -> dict[str, str]:
-    """Return the environment that the supervisor gives a cell."""
-    return {**os.environ, "PYTHONSAFEPATH": "1", **dict.fromkeys(THREAD_VARIABLES, str(threads))}
 
 
 def threads() -> int:

@@ -43,6 +43,7 @@ import lab
 
 from inferbench_contract import evidence
 from inferbench_contract.words import Backend
+from inferbench_runner.sweep import child_environment
 
 PINS = (
     "accelerate==1.15.0",
@@ -143,7 +144,7 @@ class Rivals:
         return lab.Bench(plan, folder, str(self.python))
 
     def _environment(self) -> Mapping[str, str]:
-        return {**lab.child_environment(self.threads), "HF_HUB_OFFLINE": "1", "LOG_TO_FILE": "0"}
+        return {**child_environment(self.threads), "HF_HUB_OFFLINE": "1", "LOG_TO_FILE": "0"}
 
 
 def set_up(*, small: bool) -> tuple[Path, Path]:
@@ -155,7 +156,7 @@ def set_up(*, small: bool) -> tuple[Path, Path]:
         lab.progress(f"Installing optimum-benchmark into {venv} ...")
         shutil.rmtree(venv, ignore_errors=True)
         uv, packages = Path(sys.executable).with_name("uv"), sysconfig.get_path("purelib")
-        variables = lab.child_environment(lab.threads())
+        variables = child_environment(lab.threads())
         lab.run([uv, "venv", "--python", sys.executable, venv], variables)
         lab.run([uv, "pip", "install", "--no-deps", "--python", python, *PINS], variables)
         behind = Path(sysconfig.get_path("purelib", vars={"base": str(venv)}), "behind.pth")
@@ -166,7 +167,7 @@ def set_up(*, small: bool) -> tuple[Path, Path]:
     if not (model / "preprocessor_config.json").exists():
         lab.progress(f"Making the model in {model} ...")
         maker = Path(__file__).with_name("peer_resnet.py")
-        lab.run([python, maker, model, config], lab.child_environment(lab.threads()))
+        lab.run([python, maker, model, config], child_environment(lab.threads()))
     return python, model
 
 

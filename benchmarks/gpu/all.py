@@ -358,7 +358,8 @@ def compared(call: Call, task: CellTask) -> dict[str, Any]:
         result = answer.parent.absolute() / "result.json"
         task_file.write_text(task.model_copy(update={"result": result}).model_dump_json())
         script = Path(__file__).with_name("bias.py")
-        subprocess.run([sys.executable, script, task_file, str(call.profile.bare_seconds), answer], check=True)
+        command = [sys.executable, script, task_file, str(call.profile.bare_seconds), answer]
+        subprocess.run(command, env=sweep.child_environment(task.threads), check=True)
     told: dict[str, Any] = json.loads(answer.read_text())
     return told
 

@@ -6,7 +6,7 @@ What each command does stands in `commands`, which is imported when one is calle
 from __future__ import annotations
 
 import argparse
-import io
+import locale
 import os
 import sys
 
@@ -50,7 +50,8 @@ ALL_HELP = "show every strategy, not only the best of each batch size"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; every error becomes a sentence on standard error and an exit status."""
-    _speak_utf8()
+    if arguments is None:
+        _begin_in_utf8()
     parsed = parser().parse_args(arguments)
     if parsed.command is None:
         parser().print_help()
@@ -66,15 +67,13 @@ def main(arguments: list[str] | None = None) -> int:
         return BROKEN_PIPE_STATUS
 
 
-def _speak_utf8() -> None:
-    """Print UTF-8 whatever the locale is, as Python does from 3.15 on: an ASCII one has no µ and no ±.
+def _begin_in_utf8() -> None:
+    """Begin again in Python's UTF-8 mode where the locale is another one: an ASCII one has no µ and no ±.
 
-    The name of a file that is no text is printed as the bytes that it is.
+    Then names of files, too, are the same text here, in files, and in the processes that are started.
     """
-    if isinstance(sys.stdout, io.TextIOWrapper):  # else it is somebody's who calls this
-        sys.stdout.reconfigure(encoding="utf-8", errors="surrogateescape")
-    if isinstance(sys.stderr, io.TextIOWrapper):
-        sys.stderr.reconfigure(encoding="utf-8", errors="backslashreplace")
+    if not sys.flags.utf8_mode and locale.getencoding().lower() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])  # noqa: S606 (this very program)
 
 
 def _do(parsed: argparse.Namespace) -> int:

@@ -6,34 +6,35 @@ status 0 whenever its answer says what came of it. It imports no PyTorch.
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
-import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from inferbench_contract.errors import EnvironmentFault, how_to_install
 from inferbench_contract.plan import Work
-from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import Calibration
-from inferbench_contract.words import Outcome, Precision, Strategy
-from inferbench_runner import artifacts, calibration, environment, garbage, lifeline, onnx_models, prepare, sinks
+from inferbench_contract.words import Precision, Strategy
+from inferbench_runner import answers, artifacts, calibration, environment, onnx_models, prepare
 from inferbench_runner.backends import Unsupported
 from inferbench_runner.prepare import Refusal
-from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, TARGETS, WITHOUT_MAX_POOL, Target, kept_fp32
 from inferbench_runner.task import Artifacts
+
+if TYPE_CHECKING:
+    from inferbench_runner.quantise import Ranges
 
 GRAPHS: Final = "graphs"
 CALIBRATION: Final = "calibration"
 """Kinds of cache entries: converted graphs, and the ranges of tensors, which several of them share."""
 
 RANGES: Final = "ranges.json"
+
+FUSED: Final = "fused"
+TIDY: Final = "tidy"
+"""The two forms of a graph that are calibrated. What is called the same in both is the same numbers."""
 
 LIBRARIES: Final = ("ml-dtypes", "numpy", "onnx", "onnxruntime", "onnxruntime-gpu", "pillow", "scikit-image")
 MODULES: Final = tuple(
@@ -55,8 +56,6 @@ MODULES: Final = tuple(
 """What decides the content of a converted graph: the installed versions of libraries, and our own code as it is."""
 
 CALIBRATED: Final = frozenset({Precision.INT8_STATIC, Precision.FP8})
-
-MAX_MESSAGE_CHARS: Final = 2_000
 
 
 class Request(BaseModel):
@@ -105,8 +104,7 @@ def locate(request: Request) -> Artifacts | None:
 
 def command(request: Request, request_file: Path, answer_file: Path) -> Sequence[str]:
     """Write the request, and return the command line of the process that converts it."""
-    request_file.write_text(request.model_dump_json())
-    return sys.executable, "-m", "inferbench_runner.convert", str(request_file), str(answer_file)
+    return answers.command("inferbench_runner.convert", request, request_file, answer_file)
 
 
 def read_answer(answer_file: Path) -> Artifacts | Refusal:
@@ -116,11 +114,7 @@ def read_answer(answer_file: Path) -> Artifacts | Refusal:
 
 def main(arguments: Sequence[str]) -> int:
     """Convert what the request asks for and write the answer; always 0."""
-    lifeline.hold()
-    garbage.search_rarely()
-    request = Request.model_validate_json(Path(arguments[0]).read_bytes())
-    sinks.write_whole(Path(arguments[1]), json.dumps(_answer(request)).encode())
-    return 0
+    return answers.serve(arguments, Request, make)
 
 
 def make(request: Request) -> Artifacts:
@@ -132,22 +126,6 @@ def make(request: Request) -> Artifacts:
     return Artifacts(onnx=entry / onnx_models.FILE)
 
 
-def _answer(request: Request) -> Mapping[str, Any]:
-    try:
-        return {"artifacts": make(request).model_dump(mode="json")}
-    except Unsupported as error:
-        kind, message = str(Outcome.UNSUPPORTED), str(error)
-    except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed. {how_to_install('runner')}"
-        kind = EnvironmentFault.__name__
-    except EnvironmentFault as error:
-        kind, message = EnvironmentFault.__name__, str(error)
-    except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
-        traceback.print_exc()
-        kind, message = str(Outcome.FAILED), f"{type(error).__name__}: {error}"
-    return {"error": {"kind": kind, "message": cut_in_the_middle(message, MAX_MESSAGE_CHARS)}}
-
-
 def _write(request: Request, folder: Path) -> None:
     """Convert, check and save."""
     import onnx
@@ -156,7 +134,7 @@ def _write(request: Request, folder: Path) -> None:
     if size > onnx_models.MAX_PROTOBUF_BYTES:
         raise Unsupported(f"TooLarge: the graph has {size >> 20} MiB, and ONNX's tools convert what fits in 2 GiB.")
     artifacts.require_space(request.cache, size)
-    _say(f"converting to {request.precision} for {request.target}")
+    answers.say(f"converting to {request.precision} for {request.target}")
     converted = _converted(request, onnx.load(request.onnx))
     try:
         onnx.checker.check_model(converted, full_check=True)
@@ -178,17 +156,17 @@ def _converted(request: Request, model: Any) -> Any:
             return _explicit(request, model)
         case Precision.INT8_STATIC:
             fused = quantise.fused(model)
-            return quantise.for_cpu(fused, _ranges(request, fused, quantise.cpu_tensors(fused)))
+            return quantise.for_cpu(fused, _ranges(request, FUSED, fused, quantise.cpu_tensors(fused)))
     raise Unsupported(f"NoConversion: there is no {request.precision} graph for {request.target}.")
 
 
 def _readable(request: Request, model: Any) -> Any:
     """Write an fp32 graph with operators that its reader has at the opset of the precision."""
-    from inferbench_runner import graphs, pools
+    from inferbench_runner import graphs, halves, pools
 
     if (request.target, request.precision) not in WITHOUT_MAX_POOL:
         return model
-    return pools.as_maxima(graphs.tidy(model))
+    return pools.as_maxima(graphs.tidy(model, halves.HALVES[request.precision].min_opset))
 
 
 def _explicit(request: Request, model: Any) -> Any:
@@ -196,7 +174,7 @@ def _explicit(request: Request, model: Any) -> Any:
     from inferbench_runner import graphs, halves, quantise
 
     tidy = graphs.tidy(model, quantise.MIN_OPSET)
-    ranges = _ranges(request, tidy, quantise.explicit_tensors(tidy))
+    ranges = _ranges(request, TIDY, tidy, quantise.explicit_tensors(tidy))
     grid = quantise.E4M3 if request.precision is Precision.FP8 else quantise.INT8
     quantised = quantise.explicit(tidy, ranges, grid)
     if request.rest is Precision.FP32:
@@ -204,16 +182,31 @@ def _explicit(request: Request, model: Any) -> Any:
     return halves.convert(quantised, request.rest, kept_fp32(request.target, request.rest))
 
 
-def _ranges(request: Request, model: Any, names: Sequence[str]) -> Mapping[str, tuple[float, float]]:
-    """Return the ranges of these tensors of a graph, found now if they are not in the cache."""
+def _ranges(request: Request, form: str, model: Any, names: Sequence[str]) -> Ranges:
+    """Return the ranges of these tensors, and perhaps of more, of a graph in one of the two forms.
+
+    They are found now if they are not in the cache. The fused form is calibrated for all its tensors, so that after it
+    there is usually nothing left to be found for the other one.
+    """
 
     def write(folder: Path) -> None:
-        _say(f"calibrating for {request.precision}")
+        answers.say(f"calibrating for {request.precision}")
         found = calibration.ranges(model, names, calibration.examples(request.inputs), request.calibration)
         (folder / RANGES).write_text(json.dumps(found))
 
-    content = {"onnx": _content(request.onnx.parent), "names": names, **_calibration(request), **_makers()}
-    entry = artifacts.publish(request.cache, CALIBRATION, artifacts.key(content), write)
+    fused = artifacts.open_entry(request.cache, CALIBRATION, _ranges_key(request, FUSED))
+    known = {} if fused is None else _read_ranges(fused)
+    if known.keys() >= set(names):
+        return known
+    return _read_ranges(artifacts.publish(request.cache, CALIBRATION, _ranges_key(request, form), write))
+
+
+def _ranges_key(request: Request, form: str) -> str:
+    content = {"onnx": _content(request.onnx.parent), "form": form, **_calibration(request), **_makers()}
+    return artifacts.key(content)
+
+
+def _read_ranges(entry: Path) -> Ranges:
     return {name: (low, high) for name, (low, high) in json.loads((entry / RANGES).read_bytes()).items()}
 
 
@@ -243,14 +236,6 @@ def _makers() -> Mapping[str, Any]:
     return environment.makers(MODULES, LIBRARIES)
 
 
-def _say(doing: str) -> None:
-    """Tell the person who waits: on standard output, and on the supervisor's descriptor if there is one."""
-    print(doing, flush=True)  # noqa: T201 (the supervisor keeps it, and shows it if this goes wrong)
-    descriptor = int(os.environ.get(PROGRESS_FD, "-1"))
-    if descriptor >= 0:
-        with contextlib.suppress(OSError):
-            os.write(descriptor, json.dumps({"stage": doing}).encode() + b"\n")
-
-
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    main(sys.argv[1:])
+    answers.end()

@@ -5,6 +5,7 @@ Pure: a model comes in and stays as it is, another one goes out.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -21,6 +22,9 @@ WEIGHTS_APART_IR: Final = 4
 ONNX_DOMAIN: Final = "ai.onnx"
 """Another name of the domain without a name, which not every tool knows."""
 
+MOST_SHAPE_NUMBERS: Final = 256
+"""A tensor that says something of shapes (axes, sizes, pads) has a few numbers; with more it holds weights."""
+
 Shapes = Mapping[str, tuple[int | str, ...]]
 """Of tensors by their names: numbers, and names of dimensions that are free."""
 
@@ -31,7 +35,7 @@ def tidy(model: Any, min_opset: int = 0) -> Any:
     Raises Unsupported where the graph branches or loops, or cannot be lifted to `min_opset`.
     """
     import onnx
-    from onnx import inliner, shape_inference
+    from onnx import inliner
 
     copy = onnx.ModelProto()
     copy.CopyFrom(inliner.inline_local_functions(model) if model.functions else model)
@@ -44,9 +48,41 @@ def tidy(model: Any, min_opset: int = 0) -> Any:
     for values in (copy.graph.input, copy.graph.value_info):
         _drop(values, weights)
     copy.ir_version = max(copy.ir_version, WEIGHTS_APART_IR)
-    typed = shape_inference.infer_shapes(copy)
-    typed.producer_name, typed.producer_version = PRODUCER, ""
-    return typed
+    _add_types(copy)
+    copy.producer_name, copy.producer_version = PRODUCER, ""
+    return copy
+
+
+def _add_types(model: Any) -> None:
+    """Write down the type and the shape of each tensor."""
+    from onnx import shape_inference
+
+    graph, found = model.graph, shape_inference.infer_shapes(_light(model)).graph
+    for field, typed in ((graph.output, found.output), (graph.value_info, found.value_info)):
+        del field[:]
+        field.extend(typed)
+
+
+def _light(model: Any) -> Any:
+    """Return a copy without the numbers of weights, for tools that look at operators and shapes only."""
+    graph = model.graph
+    light = type(graph)(
+        name=graph.name,
+        node=graph.node,
+        input=graph.input,
+        output=graph.output,
+        value_info=graph.value_info,
+        initializer=[without_numbers(tensor) for tensor in graph.initializer],
+        sparse_initializer=graph.sparse_initializer,
+    )
+    return type(model)(ir_version=model.ir_version, opset_import=model.opset_import, graph=light)
+
+
+def without_numbers(tensor: Any) -> Any:
+    """Return a weight as its name, type and shape: ONNX's tools copy all of a graph several times."""
+    if math.prod(tensor.dims) <= MOST_SHAPE_NUMBERS:
+        return tensor
+    return type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
 
 
 def opset(model: Any, domain: str = "") -> int:
@@ -76,6 +112,31 @@ def shapes(graph: Any) -> Shapes:
     return found
 
 
+def inferred_shapes(model: Any) -> Shapes:
+    """Return the shapes that follow from those of the inputs, whatever is written down of other tensors."""
+    from onnx import shape_inference
+
+    light = _light(model)
+    del light.graph.value_info[:]
+    for value in light.graph.output:
+        value.type.tensor_type.ClearField("shape")
+    return shapes(shape_inference.infer_shapes(light).graph)
+
+
+def names(graph: Any) -> set[str]:
+    """Return the names of all tensors."""
+    values = (*graph.input, *graph.value_info, *graph.output, *graph.initializer)
+    return {value.name for value in values} | {name for node in graph.node for name in (*node.input, *node.output)}
+
+
+def free_name(name: str, taken: set[str]) -> str:
+    """Return a name that no tensor has, and take it."""
+    while name in taken:
+        name += "_"
+    taken.add(name)
+    return name
+
+
 def described(node: Any) -> str:
     """Name a node for a message."""
     domain = f" of {node.domain}" if node.domain else ""
@@ -98,12 +159,22 @@ def _lifted(model: Any, min_opset: int) -> Any:
     if opset(model) >= min_opset:
         return model
     try:
-        lifted = version_converter.convert_version(model, min_opset)
+        lifted = version_converter.convert_version(_light(model), min_opset)
     except Exception as error:
         raise Unsupported(
             f"Opset: the graph has opset {opset(model)}, {min_opset} is needed, and ONNX cannot lift it: {error}"
         ) from error
     lifted.ir_version = max(lifted.ir_version, OPSET_IR)
+    for field, said in (  # ONNX writes down what it infers by the rules of the older opset, which the newer ones mend
+        (lifted.graph.value_info, model.graph.value_info),
+        (lifted.graph.output, model.graph.output),
+    ):
+        del field[:]
+        field.extend(said)
+    weights = {tensor.name: tensor for tensor in model.graph.initializer}
+    held = [weights.get(tensor.name) or _copy(tensor) for tensor in lifted.graph.initializer]
+    del lifted.graph.initializer[:]
+    lifted.graph.initializer.extend(held)
     return lifted
 
 

@@ -191,21 +191,13 @@ class _Conversion:
         if element == self._half.element:
             return name
         if name not in self._twins:
-            self._twins[name] = _free(f"{name}/fp32", self._names)
-            self._names.add(self._twins[name])
+            self._twins[name] = graphs.free_name(f"{name}/fp32", self._names)
         return self._twins[name]
 
 
 def _smallest(half: Half) -> Any:
     """Return the smallest positive number, a subnormal one."""
     return half.dtype(ml_dtypes.finfo(half.dtype).smallest_subnormal)
-
-
-def _free(name: str, taken: set[str]) -> str:
-    """Return a name that nobody has."""
-    while name in taken:
-        name += "_"
-    return name
 
 
 def _set(node: Any, attribute: Any) -> None:

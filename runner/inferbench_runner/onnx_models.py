@@ -5,7 +5,6 @@ The reference is ONNX Runtime on the CPU with every optimisation off: optimisers
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -14,7 +13,7 @@ import numpy as np
 
 from inferbench_contract.errors import InferbenchError
 from inferbench_contract.spec import ModelSpec
-from inferbench_runner import artifacts, inputs, models
+from inferbench_runner import artifacts, graphs, inputs, models
 from inferbench_runner.backends import Arrays, Unsupported
 from inferbench_runner.inputs import Input
 
@@ -24,9 +23,6 @@ BATCH: Final = "batch"
 
 MAX_PROTOBUF_BYTES: Final = 2_000_000_000
 """A protobuf message holds 2 GiB; a larger graph keeps its tensors in a file beside it."""
-
-MOST_SHAPE_NUMBERS: Final = 256
-"""A tensor that says something of shapes (axes, sizes, pads) has a few numbers; with more it holds weights."""
 
 FREE_BATCH_TOLERANCE: Final = 1e-4
 """How far a graph may be from itself at another batch size: fp32 sums in another order, nothing more."""
@@ -101,7 +97,7 @@ def read(file: Path, *, with_weights: bool = True) -> Any:
     try:
         onnx.checker.check_model(str(file))
         graph = onnx.load(file, load_external_data=with_weights)
-        return graph if with_weights else _without_weights(graph)
+        return graph if with_weights else _without_numbers(graph)
     except Exception as error:
         raise InferbenchError(_why_unreadable(file, error)) from error
 
@@ -114,11 +110,11 @@ def _why_unreadable(file: Path, error: Exception) -> str:
     return f"{found} Export the model again, or name another file."
 
 
-def _without_weights(graph: Any) -> Any:
-    """Leave nothing of weights but name, type and shape: who infers shapes copies all of a graph several times."""
-    for tensor in graph.graph.initializer:
-        if math.prod(tensor.dims) > MOST_SHAPE_NUMBERS:
-            tensor.CopyFrom(type(tensor)(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims))
+def _without_numbers(graph: Any) -> Any:
+    """Leave nothing of weights but name, type and shape."""
+    light = [graphs.without_numbers(tensor) for tensor in graph.graph.initializer]
+    del graph.graph.initializer[:]
+    graph.graph.initializer.extend(light)
     return graph
 
 

@@ -26,6 +26,7 @@ from inferbench_contract.handshake import (
     PLAN_FILE_VARIABLE,
     PLAN_VARIABLE,
     SWEEPS_VARIABLE,
+    TERMINATION_LOG_VARIABLE,
 )
 from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import SweepResult
@@ -81,7 +82,7 @@ def run(environment: Environment, is_asked_to_stop: Callable[[], bool]) -> None:
         EnvironmentFault: the machine cannot do it, and no retry would help; the message says so too.
         AskedToStop: somebody asked; the message holds what was measured.
     """
-    path = Path(environment.get(termination.VARIABLE) or termination.KUBERNETES_FILE)
+    path = Path(environment.get(TERMINATION_LOG_VARIABLE) or termination.KUBERNETES_FILE)
     with TerminationMessage(path) as message:
         asked, plan = _understood(environment, message)
         wanted = _sweep(asked, plan, message)

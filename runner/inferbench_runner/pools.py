@@ -1,8 +1,8 @@
 """Max pools written as maxima, for readers that have no kernel of the operator at the opset that a graph needs.
 
 A window of an image is a window of rows, then one of columns: the largest number of each is that of the rows' largest
-ones. `Gather` takes the first of each window, the second, and so on; `Max` compares them. Nothing is rounded, so what
-comes out is what the pool made, bit for bit. Pure; needs no runtime.
+ones. `Gather` takes the first of each window, the second, and so on; `Max` compares them. Nothing is rounded, so of
+finite numbers comes out what the pool made, bit for bit. Pure; needs no runtime.
 """
 
 from __future__ import annotations
@@ -61,20 +61,29 @@ class Windows:
 
 
 def as_maxima(model: Any) -> Any:
-    """Return a tidy model in which max pools are maxima.
+    """Return a tidy model in which max pools are maxima; the model itself where it has none.
 
     Those stay that tell where their maxima are (a second output), and those of images whose size is not written down.
+    Sizes are inferred anew from the inputs' own, by the rules of the model's opset: below 22 those of ONNX are wrong
+    for some windows at the edge (`ceil_mode`).
     """
+    if not any(_is_pool(node) for node in model.graph.node):
+        return model
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
-    graph, shapes = copy.graph, graphs.shapes(copy.graph)
-    nodes = [each for node in graph.node for each in _written(node, shapes, graph.initializer)]
+    graph, shapes, taken = copy.graph, graphs.inferred_shapes(model), graphs.names(copy.graph)
+    nodes = [each for node in graph.node for each in _written(node, shapes, graph.initializer, taken)]
     del graph.node[:]
     graph.node.extend(nodes)
     return copy
 
 
-def _written(node: Any, shapes: graphs.Shapes, weights: Any) -> Iterator[Any]:
+def _is_pool(node: Any) -> bool:
+    """Tell whether a node is a max pool that says nothing but the maxima."""
+    return node.op_type == POOL and not node.domain and not any(node.output[1:])
+
+
+def _written(node: Any, shapes: graphs.Shapes, weights: Any, taken: set[str]) -> Iterator[Any]:
     """Yield what stands for a node: itself, or maxima along each axis, whose places are put among the weights."""
     places = _places(node, shapes)
     if places is None:
@@ -82,23 +91,26 @@ def _written(node: Any, shapes: graphs.Shapes, weights: Any) -> Iterator[Any]:
         return
     last, name = len(places) - 1, node.input[0]
     for axis, each in enumerate(places):
-        answer = node.output[0] if axis == last else f"{node.output[0]}/axis{axis}"
-        yield from _maximum(name, answer, FIRST_AXIS + axis, each, weights)
+        answer = node.output[0] if axis == last else graphs.free_name(f"{node.output[0]}/axis{axis}", taken)
+        yield from _maximum(name, answer, FIRST_AXIS + axis, each, weights, taken)
         name = answer
 
 
-def _maximum(name: str, answer: str, axis: int, places: NDArray[np.int64], weights: Any) -> Iterator[Any]:
+def _maximum(
+    name: str, answer: str, axis: int, places: NDArray[np.int64], weights: Any, taken: set[str]
+) -> Iterator[Any]:
     """Yield the nodes that find the largest number of each window along an axis."""
-    parts = [f"{answer}/place{number}" for number in range(len(places))]
+    parts = [graphs.free_name(f"{answer}/place{number}", taken) for number in range(len(places))]
     for part, indices in zip(parts, places, strict=True):
-        weights.append(numpy_helper.from_array(indices, f"{part}/indices"))
-        yield helper.make_node("Gather", [name, f"{part}/indices"], [part], name=part, axis=axis)
+        held = graphs.free_name(f"{part}/indices", taken)
+        weights.append(numpy_helper.from_array(indices, held))
+        yield helper.make_node("Gather", [name, held], [part], name=part, axis=axis)
     yield helper.make_node("Max", parts, [answer], name=f"{answer}/max")
 
 
 def _places(node: Any, shapes: graphs.Shapes) -> Sequence[NDArray[np.int64]] | None:
     """Return where a pool looks along each axis; None for another operator, or where that is not known."""
-    if node.op_type != POOL or node.domain or len(node.output) > 1:
+    if not _is_pool(node):
         return None
     lengths, counts = (_sizes(shapes.get(name, ())) for name in (node.input[0], node.output[0]))
     if not lengths or not counts:

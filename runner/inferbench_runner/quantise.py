@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -258,12 +260,22 @@ def dynamic(model: Any) -> Any:
     """
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    _weighted_nodes(model)
+    products = partial(quantize_dynamic, op_types_to_quantize=list(PRODUCTS), per_channel=True)
+    convolutions = partial(quantize_dynamic, op_types_to_quantize=["Conv"])
+    steps = [partial(products, weight_type=QuantType.QInt8), partial(convolutions, weight_type=QuantType.QUInt8)]
+    if _numbers(model, ("Conv",)) > _numbers(model, PRODUCTS):
+        steps.reverse()  # the second step reads and writes a graph that is small already
     with tempfile.TemporaryDirectory(prefix="inferbench-") as folder:
-        products, target = Path(folder, "products.onnx"), Path(folder, "model.onnx")
-        quantize_dynamic(_marked(model), products, list(PRODUCTS), per_channel=True, weight_type=QuantType.QInt8)
-        quantize_dynamic(products, target, ["Conv"], weight_type=QuantType.QUInt8)
+        half_done, target = Path(folder, "half-done.onnx"), Path(folder, "model.onnx")
+        steps[0](_marked(model), half_done)
+        steps[1](half_done, target)
         return _read(target)
+
+
+def _numbers(model: Any, operators: Sequence[str]) -> int:
+    """Count the weights of operators. Raises Unsupported if no operator has any."""
+    sizes = {tensor.name: math.prod(tensor.dims) for tensor in model.graph.initializer}
+    return sum(sizes[node.input[1]] for node in _weighted_nodes(model) if node.op_type in operators)
 
 
 def fused(model: Any) -> Any:
@@ -275,13 +287,12 @@ def fused(model: Any) -> Any:
     import onnxruntime
 
     with tempfile.TemporaryDirectory(prefix="inferbench-") as folder:
-        source, target = Path(folder, "model.onnx"), Path(folder, "fused.onnx")
-        onnx.save(model, source)
+        target = Path(folder, "fused.onnx")
         options = onnxruntime.SessionOptions()
         options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
         options.optimized_model_filepath = str(target)
         options.log_severity_level = ERRORS_ONLY
-        onnxruntime.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+        onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
         found = onnx.load(target)
     used = {node.domain or "" for node in found.graph.node} | {""}
     _keep(found.opset_import, [each for each in found.opset_import if each.domain in used])

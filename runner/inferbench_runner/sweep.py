@@ -87,7 +87,7 @@ def run(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, previous: Swee
     if reason is None:
         result = _measure(plan, sweep, deliver, place, result)
     else:
-        result = _all(result, sweep, Outcome.UNSUPPORTED, reason)
+        result = result.filled(sweep, Outcome.UNSUPPORTED, reason)
     result = replace(result, finished_ms=_now_ms())
     deliver(result)
     return result
@@ -130,7 +130,7 @@ def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: S
     prepared = _artifacts(plan, sweep, place, deadline)
     result = replace(result, prepare_ms=(result.prepare_ms or 0) + round(1000 * (time.monotonic() - begin)))
     if isinstance(prepared, _Failure):
-        return _all(result, sweep, prepared.outcome, prepared.reason)
+        return result.filled(sweep, prepared.outcome, prepared.reason)
     missing = [cell for cell in sweep.cells if cell.batch_size not in {done.batch_size for done in result.cells}]
     with _watcher(plan, sweep, place) as watcher:
         for place_in_line, cell in enumerate(missing):
@@ -161,7 +161,7 @@ def _watcher(plan: Plan, sweep: Sweep, place: Place) -> watching.Watcher:
     """Watch the GPU, where there is one that computes."""
 
     def run_probe(arguments: Sequence[str]) -> None:
-        process.run(arguments, _environment(_threads(plan)), _watch(place, PROBE_SECONDS))
+        process.run(arguments, child_environment(_threads(plan)), _watch(place, PROBE_SECONDS))
 
     is_wanted = plan.work.device is Device.GPU and sweep.strategy.backend is not Backend.FAKE
     return watching.watcher(run_probe, place.cache, is_wanted=is_wanted, see=place.see)
@@ -176,7 +176,7 @@ class _Failure:
 
 
 class _Maker(Protocol):
-    """A module whose process makes files for the cache: `prepare` or `convert`."""
+    """A module whose process makes files for the cache: `prepare`, `convert` or `programs`."""
 
     def locate(self, request: Any) -> Artifacts | None:
         """Find what is made already."""
@@ -189,11 +189,11 @@ class _Maker(Protocol):
 
 
 def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
-    """Find the files that the backend reads, or have them made: the model's, then its graph at this precision."""
+    """Find the files that the backend reads, or have them made: the model's, then what this precision wants of it."""
     backend = sweep.strategy.backend
     if not backends.find(backend).ARTIFACTS:
         return Artifacts()
-    from inferbench_runner import convert, prepare
+    from inferbench_runner import convert, prepare, programs
 
     model, cache = plan.work.model, place.cache
     needed = prepare.needed(model, [backend])
@@ -203,6 +203,10 @@ def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artif
         if _fails_for_all(plan, request, prepared):
             place.tell({"event": "model", "reason": prepared.reason})
         return prepared
+    if programs.is_needed(sweep.strategy):
+        with _scratch() as scratch:
+            task = _task(plan, sweep, sweep.cells[0], prepared, place, scratch, counts_energy=False)
+            return _made(programs, task, "quantising the model for PyTorch", plan, place, deadline)
     wanted = convert.request_for(sweep.strategy, plan.work, prepared, cache)
     if wanted is None:
         return prepared
@@ -233,7 +237,7 @@ def _made(maker: _Maker, request: Any, what: str, plan: Plan, place: Place, dead
         with sinks.words_for_the_disk(scratch, sinks.SCRATCH):
             arguments = maker.command(request, scratch / "request.json", answer)
         left = max(0.0, deadline - time.monotonic())
-        ended = process.run(arguments, _environment(_threads(plan)), _watch(place, left))
+        ended = process.run(arguments, child_environment(_threads(plan)), _watch(place, left))
         failure = _why_not_made(ended, what, maker, answer)
     if failure is not None:
         _keep_log(place, what.split(maxsplit=1)[0], ended)
@@ -296,11 +300,17 @@ def _run_cell(task: CellTask, place: Place, seconds: float, hear: watching.Hear)
     task_file = task.result.with_name("task.json")
     sinks.write_whole(task_file, task.model_dump_json().encode(), sinks.SCRATCH)
     arguments = [sys.executable, "-m", "inferbench_runner.cell", str(task_file)]
-    ended = process.run(arguments, _environment(task.threads), _watch(place, seconds, task, hear))
+    ended = process.run(arguments, child_environment(task.threads), _watch(place, seconds, task, hear))
     result = _cell_result(task, ended)
     if result.outcome not in (Outcome.MEASURED, Outcome.UNSUPPORTED):
         _keep_log(place, f"{task.backend}-{task.precision}-b{task.batch_size}-round{task.round + 1}", ended)
     return result
+
+
+def child_environment(threads: int) -> dict[str, str]:
+    """Return a child's environment. PYTHONSAFEPATH: no module of the current folder may stand in for a library's."""
+    told = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    return {**os.environ, **privacy.VARIABLES, "PYTHONSAFEPATH": "1", **told}
 
 
 def keep_seen(samples: Path | None, seen: Seen) -> None:
@@ -382,13 +392,6 @@ def _after_out_of_memory(result: SweepResult, cell: Cell) -> CellResult | None:
     return CellResult(cell.batch_size, Outcome.OUT_OF_MEMORY, reason)
 
 
-def _all(result: SweepResult, sweep: Sweep, outcome: Outcome, reason: str) -> SweepResult:
-    """Give every cell without an outcome the same one."""
-    done = {cell.batch_size for cell in result.cells}
-    rest = tuple(CellResult(size, outcome, reason) for size in sweep.batch_sizes if size not in done)
-    return replace(result, cells=(*result.cells, *rest), in_flight=None)
-
-
 def _watch(place: Place, seconds: float, task: CellTask | None = None, hear: watching.Hear | None = None) -> Watch:
     def on_progress(line: bytes) -> None:
         try:
@@ -405,12 +408,6 @@ def _watch(place: Place, seconds: float, task: CellTask | None = None, hear: wat
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 """Numeric libraries read these when they are loaded, before any of our code could tell them how many threads to use."""
-
-
-def _environment(threads: int) -> Mapping[str, str]:
-    """Return a child's environment. PYTHONSAFEPATH: no module of the current folder may stand in for a library's."""
-    told = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    return {**os.environ, **privacy.VARIABLES, "PYTHONSAFEPATH": "1", **told}
 
 
 def _keep_log(place: Place, name: str, ended: Ended) -> None:

@@ -14,13 +14,11 @@ from pathlib import Path
 from typing import Self
 
 from inferbench_contract.errors import EnvironmentFault
-from inferbench_contract.handshake import TERMINATION_LOG
+from inferbench_contract.handshake import TERMINATION_LOG, TERMINATION_LOG_VARIABLE
 from inferbench_contract.result import MAX_BYTES
 
 KUBERNETES_FILE = Path(TERMINATION_LOG)
 """Where Kubernetes mounts it, unless the container's terminationMessagePath says otherwise."""
-
-VARIABLE = "INFERBENCH_TERMINATION_LOG"
 
 
 class TerminationMessage:
@@ -73,6 +71,6 @@ def _words_for(path: Path) -> Iterator[None]:
     except OSError as error:
         raise EnvironmentFault(
             f"The result cannot be written to the termination message {path}: {error.strerror}. It must be the file "
-            f"that the container's terminationMessagePath names (in {VARIABLE} when that is not {KUBERNETES_FILE}), "
-            f"and user {os.getuid()} must be allowed to write it.",
+            f"that the container's terminationMessagePath names (in {TERMINATION_LOG_VARIABLE} when that is not "
+            f"{KUBERNETES_FILE}), and user {os.getuid()} must be allowed to write it.",
         ) from error

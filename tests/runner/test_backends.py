@@ -304,6 +304,14 @@ class TestTorch:
         (compiled / _compiled.COMPLETE).touch()
         assert _compiled.cache_folder(task, "default") == compiled
 
+    def test_what_our_own_older_code_compiled_is_not_found_again(self, a_task, monkeypatch):
+        task = a_task(Backend.TORCH_COMPILE)
+        before = _compiled.cache_folder(task, "default")
+
+        monkeypatch.setattr(_compiled, "MODULES", _compiled.MODULES[1:])
+
+        assert _compiled.cache_folder(task, "default") != before
+
 
 def a_branching_task(task: CellTask, folder: Path) -> CellTask:
     """Return a task of a model without weights, whose way depends on its numbers."""

@@ -171,8 +171,10 @@ class TestLocale:
 
         done = elsewhere.run("run", file, "--output", "größe")
         told = elsewhere.run("report", "größe")
+        looked_at = elsewhere.run("validate", file)
 
         assert (done.returncode, done.stderr) == (0, "")
+        assert (looked_at.returncode, looked_at.stderr) == (0, "")
         assert re.search(r"\d µs", done.stdout)
         assert "Everything is in größe/" in done.stdout
         assert (told.returncode, told.stderr) == (0, "")

@@ -201,6 +201,29 @@ def test_every_way_of_calibrating_finds_ranges_of_its_own(zoo):
         assert zoo.judged("mobilenet_v3_small", file).relative_l2 <= MAX_RELATIVE_L2[Precision.INT8_STATIC]
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_calibrated_for_cpus_serves_tensorrt_too_and_makes_the_same_graph(zoo, name, tmp_path):
+    """The other way round there is less to be found: only some tensors are quantised for TensorRT."""
+    convert.make(zoo.request(name, Target.CPU, Precision.INT8_STATIC, tmp_path / "both"))
+    served, alone = (
+        convert.make(zoo.request(name, Target.TENSORRT, Precision.INT8_STATIC, tmp_path / cache)).onnx.read_bytes()
+        for cache in ("both", "alone")
+    )
+
+    assert served == alone
+    assert len(list((tmp_path / "both" / convert.CALIBRATION).iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_types_of_a_tidy_graph_are_those_that_onnx_infers_from_all_of_it(zoo, name):
+    model = graphs.tidy(onnx.load(zoo.prepared(name).onnx))
+
+    whole = onnx.shape_inference.infer_shapes(model).graph
+    assert list(model.graph.value_info) == list(whole.value_info)
+    assert list(model.graph.output) == list(whole.output)
+    assert len(graphs.types(model)) > len(model.graph.node)
+
+
 @pytest.mark.parametrize("precision", [Precision.INT8_STATIC, Precision.FP8])
 def test_each_sum_of_a_residual_network_has_one_operand_in_8_bits_for_tensorrt(zoo, precision):
     """Four downsampled ones have quantisers of their own; the others share them with the convolutions."""

@@ -64,6 +64,69 @@ except FellBack as reason:
 """
 
 
+ONLY_LOADED = """
+import json, sys
+from inferbench_runner.backends import _torch
+from inferbench_runner.task import CellTask
+
+
+def refuse(task):
+    raise AssertionError("a model was built")
+
+
+_torch._built = refuse
+print(json.dumps(hasattr(_torch.module(CellTask.model_validate_json(sys.argv[1])), "graph")))
+"""
+
+OBSERVED = """
+import json, sys, warnings
+import torch
+from torch import nn
+from torchao.quantization.pt2e.quantize_pt2e import prepare_pt2e
+from inferbench_runner.backends import _int8_static
+
+warnings.simplefilter("ignore")
+
+
+class Everything(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.convs = nn.ModuleList(nn.Conv2d(3 if first else 16, 16, 3, padding=1) for first in (1, 0, 0, 0))
+        self.norms = nn.ModuleList(nn.BatchNorm2d(16) for _ in self.convs)
+        self.relu, self.swish, self.gelu = nn.ReLU(inplace=True), nn.Hardswish(), nn.GELU()
+        self.attention = nn.MultiheadAttention(16, 2, batch_first=True)
+        self.up, self.down = nn.Linear(16, 64), nn.Linear(64, 16)
+
+    def forward(self, image):
+        first, second, third, fourth = (lambda image, i=i: self.norms[i](self.convs[i](image)) for i in range(4))
+        image = self.relu(first(image))
+        image = self.relu(second(image) + image)
+        image += self.swish(third(image))
+        image = nn.functional.max_pool2d(nn.functional.relu(fourth(image)), 2)
+        rows = image.flatten(2).transpose(1, 2)
+        rows = rows + self.attention(rows, rows, rows, need_weights=False)[0]
+        return (rows + self.down(self.gelu(self.up(rows)))).mean(1)
+
+
+def strict(module, sample):
+    batch = {0: torch.export.Dim("batch", min=1, max=64)}
+    return torch.export.export(module, sample, dynamic_shapes=(batch,), strict=True).module(check_guards=False)
+
+
+def observed(exported):
+    prepared = prepare_pt2e(exported, _int8_static._quantiser())
+    named = _int8_static.operator_name
+    observers = [node for node in prepared.graph.nodes if node.op == "call_module"]
+    return sorted(str((named(node.args[0]), sorted(map(named, node.users)))) for node in observers)
+
+
+model, sample = Everything().eval().requires_grad_(False), (torch.randn(2, 3, 8, 8),)
+with torch.no_grad():
+    print(json.dumps([observed(export(model, sample)) for export in (strict, _int8_static._exported)]))
+"""
+"""Where torchao would look at tensors: what they come from, and what reads them."""
+
+
 def int8(make, backend=Backend.TORCH_COMPILE, batch_size=4, calibration="minmax"):
     """Return the task of a cell at int8-static."""
     task = make(backend, Precision.INT8_STATIC, batch_size=batch_size)
@@ -127,6 +190,20 @@ def test_a_second_process_finds_the_program_and_compiles_it_to_integers_too(cell
     assert again["notes"]["compileCache"] == "warm"
 
 
+def test_a_cell_whose_program_is_there_only_loads_it(cells, a_task):
+    assert len(cells) == len(COMPILED)
+    assert answer_of(ONLY_LOADED, int8(a_task)) is True
+
+
+def test_the_recipe_finds_in_an_exported_program_what_it_finds_in_one_that_was_exported_strictly():
+    """It goes by the modules that nodes come from, of which a program as it is usually exported tells otherwise."""
+    strict, ours = answer_of(OBSERVED)
+
+    assert ours == strict
+    assert sum("conv2d" in each for each in ours) >= 4
+    assert sum("linear" in each for each in ours) >= 2
+
+
 def test_a_layer_that_was_not_compiled_to_integers_is_found_out(a_task):
     """A block in which nothing is compiled is the extreme of it."""
     assert answer_of(NOTHING_COMPILED, int8(a_task, calibration="entropy")) == (
@@ -164,9 +241,9 @@ def cells_of(*tasks: CellTask) -> list[dict[str, Any]]:
     return [json.loads(line) for line in printed if line.startswith("{")]
 
 
-def answer_of(script: str, task: CellTask) -> object:
-    """Run a script of one task, and return the last line that it prints."""
-    return json.loads(run(script, task)[-1])
+def answer_of(script: str, *tasks: CellTask) -> Any:
+    """Run a script, and return the last line that it prints."""
+    return json.loads(run(script, *tasks)[-1])
 
 
 def run(script: str, *tasks: CellTask) -> list[str]:

@@ -26,7 +26,7 @@ from inferbench_runner.targets import Target
 from inferbench_runner.task import Artifacts
 from tests.runner import shared
 
-NAMES = tuple(os.environ.get("INFERBENCH_MODELS", "resnet50 mobilenet_v3_small vit").split())
+NAMES = tuple(os.environ.get("INFERBENCH_TEST_MODELS", "resnet50 mobilenet_v3_small vit").split())
 """Of torchvision; `vit` and `efficientnet_lite0` are our own below. `make test-models` takes a longer look."""
 
 SIDES = {"resnet50": 96}

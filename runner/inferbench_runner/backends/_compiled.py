@@ -23,6 +23,12 @@ from inferbench_runner.task import CellTask
 
 LIBRARIES: Final = ("triton",)
 
+MODULES: Final = tuple(
+    f"inferbench_runner.backends.{name}"
+    for name in ("_compiled", "_int8_static", "_layout", "_linear", "_torch", "torch_compile")
+)
+"""What of our own code decides what is compiled and how, flags among it that the library's own keys leave out."""
+
 COMPLETE: Final = "complete"
 """File in a cache folder that has been filled by a whole compilation."""
 
@@ -148,8 +154,9 @@ def _folder_name(task: CellTask, mode: str) -> str:
         "options": dict(task.options),
         "threads": task.threads,
         "device": task.device,
-        "versions": dict(_torch.versions(*LIBRARIES)),
         "hardware": environment.describe().hardware,
+        **environment.makers(MODULES, ()),
+        "versions": dict(_torch.versions(*LIBRARIES)),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 

@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
+from inferbench_runner import circumstances
+
 HEADER: Final = "include/cuda_runtime_api.h"
 """A toolkit that has this was installed to compile with; the images called `runtime` have its folder without it."""
 
@@ -27,6 +29,8 @@ OF_NVIDIA: Final = "include/nv/target"
 
 DRIVER: Final = "libcuda.so"
 """As linkers look for it. Where nobody develops it is there by its versions' names only."""
+
+MAPS: Final = Path("/proc/self/maps")
 
 SEARCHED: Final = "LIBRARY_PATH"
 """The variable with folders in which compilers look for libraries, after all others."""
@@ -69,9 +73,12 @@ def offer(scratch: Path) -> None:
 
 def driver(maps: Iterable[str] | None = None) -> Path:
     """Return the file of the driver's library that this process has loaded; linkers want it by another name."""
-    lines = Path("/proc/self/maps").read_text().splitlines() if maps is None else maps
+    lines = circumstances.read_text(MAPS).splitlines() if maps is None else maps
     files = (Path(line.split(maxsplit=5)[5]) for line in lines if DRIVER in line)
-    return next(file for file in files if file.name.startswith(DRIVER))
+    found = next((file for file in files if file.name.startswith(DRIVER)), None)
+    if found is None:
+        raise RuntimeError(f"{MAPS} names no {DRIVER}: the driver has to be loaded before anything is compiled for it.")
+    return found
 
 
 def _of_triton() -> Path | None:

@@ -48,10 +48,10 @@ def missing(precision: Precision, device: Device) -> str | None:
     """Say which package or program is not installed, or that PyTorch is too old."""
     if (reason := _compiled.missing(precision, device)) is not None:
         return reason
-    if device is Device.GPU and (reason := missing_on_gpu()) is not None:
-        return reason
     found = versions().get("torch")
-    return None if found is None else too_old(found)
+    if found is not None and (reason := too_old(found)) is not None:
+        return reason
+    return missing_on_gpu() if device is Device.GPU else None
 
 
 def missing_on_gpu() -> str | None:

@@ -1,0 +1,77 @@
+"""How a process that makes files for the cache is started, and how it answers: what `convert` and `programs` share.
+
+Such a process ends with status 0 whenever its answer says what came of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar
+
+from pydantic import BaseModel
+
+from inferbench_contract.errors import EnvironmentFault, how_to_install
+from inferbench_contract.result import cut_in_the_middle
+from inferbench_contract.words import Outcome
+from inferbench_runner import garbage, lifeline, sinks
+from inferbench_runner.backends import Unsupported
+from inferbench_runner.process import PROGRESS_FD
+from inferbench_runner.task import Artifacts
+
+Request = TypeVar("Request", bound=BaseModel)
+
+MAX_MESSAGE_CHARS: Final = 2_000
+
+
+def command(module: str, request: BaseModel, request_file: Path, answer_file: Path) -> Sequence[str]:
+    """Write the request, and return the command line of the process that does it."""
+    request_file.write_text(request.model_dump_json())
+    return sys.executable, "-m", module, str(request_file), str(answer_file)
+
+
+def serve(arguments: Sequence[str], kind: type[Request], make: Callable[[Request], Artifacts]) -> int:
+    """Make what the request asks for and write the answer; always 0."""
+    lifeline.hold()
+    garbage.search_rarely()
+    request = kind.model_validate_json(Path(arguments[0]).read_bytes())
+    sinks.write_whole(Path(arguments[1]), json.dumps(_answer(partial(make, request))).encode())
+    return 0
+
+
+def end() -> NoReturn:
+    """End the process at once: unloading PyTorch takes half a second, and may crash after all went well."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)
+
+
+def say(doing: str) -> None:
+    """Tell the person who waits: on standard output, and on the supervisor's descriptor if there is one."""
+    print(doing, flush=True)  # noqa: T201 (the supervisor keeps it, and shows it if this goes wrong)
+    descriptor = int(os.environ.get(PROGRESS_FD, "-1"))
+    if descriptor >= 0:
+        with contextlib.suppress(OSError):
+            os.write(descriptor, json.dumps({"stage": doing}).encode() + b"\n")
+
+
+def _answer(make: Callable[[], Artifacts]) -> Mapping[str, Any]:
+    try:
+        return {"artifacts": make().model_dump(mode="json")}
+    except Unsupported as error:
+        kind, message = str(Outcome.UNSUPPORTED), str(error)
+    except ModuleNotFoundError as error:
+        message = f"{error.name} is not installed. {how_to_install('runner')}"
+        kind = EnvironmentFault.__name__
+    except EnvironmentFault as error:
+        kind, message = EnvironmentFault.__name__, str(error)
+    except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
+        traceback.print_exc()
+        kind, message = str(Outcome.FAILED), f"{type(error).__name__}: {error}"
+    return {"error": {"kind": kind, "message": cut_in_the_middle(message, MAX_MESSAGE_CHARS)}}
