@@ -58,6 +58,8 @@ class Compared:
 
     differences: Mapping[str, Differences]
     excess: Mapping[str, Excess]
+    stood_still: bool | None
+    """Whether all outputs were those of the batch before; None where the reference's were, too."""
 
 
 def first_batch(task: CellTask) -> Arrays:
@@ -76,14 +78,20 @@ def check(session: Session, task: CellTask, *, full: bool, clock: Clock = HOST_C
     reference = _required(task.artifacts.reference)
     examples = Examples(inputs, reference, task.batch_size, artifacts.example_count(inputs), exact.read(reference))
     deadline, found = clock() + LIMIT_NS, list[Compared]()
+
+    def seen(batches: int) -> int:
+        return min(examples.total, batches * task.batch_size)
+
     _run(session)
     for previous, start in pairwise((0, *examples.starts(full=full))):
         compared = _compare(session, examples, previous, start)
         if isinstance(compared, str):
-            return Accuracy(examples=min(examples.total, (len(found) + 1) * task.batch_size), fault=compared)
+            return Accuracy(examples=seen(len(found) + 1), fault=compared)
         found.append(compared)
         if clock() > deadline and len(found) * task.batch_size >= MIN_EXAMPLES:
             break
+    if _answers_from_memory(found):
+        return Accuracy(examples=seen(len(found)), fault="the outputs stayed the same when the inputs changed")
     ratio = accuracy.error_ratio([compared.excess for compared in found])
     judged = accuracy.judge([compared.differences for compared in found])
     return replace(judged, error_ratio=ratio, are_crops=_are_images(inputs))
@@ -107,11 +115,21 @@ def _compare(session: Session, examples: Examples, previous: int, start: int) ->
         return fault
     if not _same(held, session.inputs()):
         return "the call changed its inputs"
-    if _same(stale, outputs) and not _same(artifacts.read_rows(examples.reference, examples.rows(previous)), reference):
-        return "the outputs stayed the same when the inputs changed"
     rows = examples.rows(start)
     excess = accuracy.excess(outputs, reference, examples.exact, rows)
-    return Compared(accuracy.differences(outputs, reference, rows), excess)
+    was_expected = artifacts.read_rows(examples.reference, examples.rows(previous))
+    stood_still = None if _same(was_expected, reference) else _same(stale, outputs)
+    return Compared(accuracy.differences(outputs, reference, rows), excess, stood_still)
+
+
+def _answers_from_memory(found: Sequence[Compared]) -> bool:
+    """Tell whether the outputs never changed, though others were expected.
+
+    Once is nothing: where two examples are told apart by the last digits of fp32 (bags of the same words, say), fewer
+    bits answer both alike.
+    """
+    told = [compared.stood_still for compared in found if compared.stood_still is not None]
+    return bool(told) and all(told)
 
 
 def _run(session: Session) -> None:

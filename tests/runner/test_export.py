@@ -26,7 +26,7 @@ from onnx import TensorProto
 from inferbench_contract.errors import InferbenchError, PlanError
 from inferbench_contract.spec import ModelSpec
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import artifacts, bundle, cuda, environment, prepare
+from inferbench_runner import artifacts, bundle, cuda, environment, loaders, prepare
 from inferbench_runner.backends import Arrays, Artifact, openvino
 from tests import documents
 from tests.fake_cuda import FakeDriver, FakeNvml
@@ -276,6 +276,15 @@ def test_check_finds_a_model_that_answers_from_memory(folders, tmp_path, capsys,
 
     assert status == 1
     assert capsys.readouterr() == ("WRONG: the outputs stayed the same when the inputs changed\n", "")
+
+
+def test_check_allows_a_model_to_answer_two_examples_alike():
+    """Which fewer bits do where only the last digits of fp32 differ."""
+    is_stale = runpy.run_path(str(Path(loaders.__file__).with_name("check.py")))["is_stale"]
+    expected = [{"y": np.float32([number])} for number in (1, 2, 3, 3 + 1e-6, 4, 5)]
+
+    assert not is_stale([{"y": np.round(each["y"])} for each in expected], expected)
+    assert is_stale([{"y": np.float32([1])}] * len(expected), expected)
 
 
 def written_files(folder: Path) -> set[str]:

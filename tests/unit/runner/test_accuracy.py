@@ -278,6 +278,7 @@ class DoublingSession:
     clock: ScriptedClock = field(default_factory=ScriptedClock)
     answer: np.ndarray | None = None
     factor: float = 2
+    rounds_to: type = np.float32
     is_stale: bool = False
     changes_inputs: bool = False
     call_ns: int = 0
@@ -287,7 +288,7 @@ class DoublingSession:
         self.clock.advance(self.call_ns)
         self.seen.append([int(x) for x in self.bound.reshape(len(self.bound), -1)[:, 0]])
         if self.answer is None or not self.is_stale:
-            self.answer = np.float32(self.factor) * self.bound
+            self.answer = np.float32(self.factor) * self.bound.astype(self.rounds_to).astype(np.float32)
         if self.changes_inputs:
             self.bound += 1
 
@@ -392,6 +393,19 @@ class TestGate:
         found = gate.check(a_session(task, is_stale=True), task, full=True)
 
         assert found.fault == "the outputs stayed the same when the inputs changed"
+
+    def test_a_session_that_cannot_tell_two_examples_apart_answers_both_alike_and_is_right(self, tmp_path):
+        """They differ by what half precision rounds away, as two bags of the same words do."""
+        x = np.float32([[1], [2], [2 + 1e-6], [3]] * 3)
+        for name, made in (("inputs", {"x": x}), ("reference", {"y": 2 * x})):
+            (tmp_path / name).mkdir()
+            artifacts.write_arrays(tmp_path / name, made)
+        task = Task(1, Artifacts(inputs=tmp_path / "inputs", reference=tmp_path / "reference"))
+
+        found = gate.check(a_session(task, rounds_to=np.float16), task, full=True)
+
+        assert found.fault is None
+        assert found.relative_l2 < 1e-5
 
     def test_a_session_that_changes_its_inputs_is_found_out(self, a_task):
         task = a_task(4, 12)
