@@ -79,6 +79,12 @@ EXPORT_LIBRARIES: Final = ("onnx", "onnxscript")
 ONNX_LIBRARIES: Final = ("onnx", "onnxruntime", "onnxruntime-gpu")
 """What decides the content of artifacts, each installed one with its version."""
 
+MODULES: Final = tuple(
+    f"inferbench_runner.{name}"
+    for name in ("exact", "export", "inputs", "models", "onnx_models", "photographs", "prepare", "work")
+)
+"""And our own code as it is, so that a change of it makes no use of what older code made."""
+
 IMAGE_RANK: Final = 3
 """Of an input's shape without the batch: channels, height, width. One that is longer and begins with 1 is suspect."""
 
@@ -279,14 +285,10 @@ def _keys(request: Request) -> Mapping[Artifact, str]:
     besides = {Artifact.REFERENCE: {"exact": exact.EXAMPLES}}
 
     def content(kind: Artifact) -> dict[str, Any]:
-        versions = _versions((*libraries, *more.get(kind, ())))
-        return {"kind": kind, "model": model, "versions": versions, **besides.get(kind, {})}
+        makers = environment.makers(MODULES, (*libraries, *more.get(kind, ())))
+        return {"kind": kind, "model": model, **makers, **besides.get(kind, {})}
 
     return {kind: artifacts.key(content(kind)) for kind in Artifact}
-
-
-def _versions(libraries: Iterable[str]) -> Mapping[str, str]:
-    return {library.name: library.version for library in environment.installed(libraries)}
 
 
 def _artifacts(entries: Mapping[Artifact, Path]) -> Artifacts:

@@ -97,6 +97,14 @@ class TestWhatIsMade:
 
         assert Artifacts.model_validate_json(found.stdout) == answer
 
+    def test_what_older_code_prepared_is_not_found(self, prepared, monkeypatch):
+        _, request, *_ = prepared
+        assert prepare.locate(request) is not None
+
+        monkeypatch.setattr(prepare, "MODULES", prepare.MODULES[1:])
+
+        assert prepare.locate(request) is None
+
     def test_each_step_is_told_on_standard_output_and_to_the_supervisor(self, prepared):
         *_, printed, told = prepared
 
