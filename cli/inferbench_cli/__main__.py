@@ -14,8 +14,8 @@ from inferbench_cli import statuses
 
 EXIT_STATUSES = """exit status:
   0    everything was measured
-  1    more cells failed than maxFailedCells allows, nothing was measured, a sweep was lost, or the model cannot be
-       prepared
+  1    more cells failed than maxFailedCells allows, nothing was measured, a sweep was lost, or the
+       model cannot be prepared
   2    the file is wrong: every mistake is listed with its line
   3    this machine cannot do it (no GPU, disk full, something not installed, folder in use)
   4    an expectation does not hold; one that is undecided does not change the status
@@ -38,6 +38,15 @@ GET_EXIT_STATUSES = """exit status:
   2    there is no such benchmark, it may not be read, or the operator refuses it
   3    the cluster gives no answer, or kubectl is not installed
   4    an expectation does not hold; one that is undecided does not change the status
+  130  interrupted
+"""
+
+EXPORT_EXIT_STATUSES = """exit status:
+  0    the folder is written
+  1    --output holds something already, the model's files are gone or are others now, or what was
+       measured cannot be handed over
+  2    DIR is no folder of results, or has no such cell that may be recommended
+  3    this machine cannot do it (not the one that measured, disk full, something not installed)
   130  interrupted
 """
 
@@ -122,7 +131,7 @@ def _add_run(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> N
         help="measure on this machine, and say which is best",
         description="Measure every cell of a benchmark on this machine, each in a process of its own, in interleaved\n"
         "rounds. Finished sweeps are kept: after an interruption the same command goes on where it stopped.\n"
-        "Models and what was made of them are kept in ~/.cache/inferbench (INFERBENCH_CACHE is another folder).",
+        "Models and what was made of them are kept in ~/.cache/inferbench (or INFERBENCH_CACHE).",
         epilog=EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -161,13 +170,17 @@ def _add_export(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -
         "export",
         help="hand a measured strategy over: the model as it ran, its settings, and a program that runs it",
         description="Write a folder with what was measured at a batch size: the artefact, model.json, load.py, which\n"
-        "runs it without inferbench, check.py, which compares its answers with fp32, and for ONNX a Triton repository.",
+        "runs it without inferbench, check.py, which compares its answers with fp32, and for ONNX a Triton\n"
+        "repository.",
+        epilog=EXPORT_EXIT_STATUSES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     export.add_argument("folder", metavar="DIR", help="a folder that `inferbench run` wrote")
     export.add_argument("--batch-size", type=int, required=True, metavar="N", help="a batch size that was measured")
     export.add_argument("--strategy", metavar="S", help="such as onnxruntime/fp32 (default: the best at this size)")
-    export.add_argument("--output", required=True, metavar="FOLDER", help="a folder that does not exist yet")
+    export.add_argument(
+        "--output", required=True, metavar="FOLDER", help="a folder that does not exist yet, or is empty"
+    )
     export.add_argument(
         "--model-folder", metavar="FOLDER", help="what paths of the model start from (default: as when it was measured)"
     )

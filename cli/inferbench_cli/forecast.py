@@ -43,7 +43,7 @@ def likely(sweeps: Sequence[Sweep], measurement: MeasurementSpec) -> str:
 def few_rounds(rounds: int) -> str | None:
     """Warn of what so few rounds cannot tell."""
     if rounds == 1:
-        return "One round gives numbers without intervals, and no verdicts (measurement.rounds)."
+        return "One round gives numbers without intervals, and every verdict is Inconclusive (measurement.rounds)."
     return (
         "Two rounds give very wide intervals; four decide more (measurement.rounds)." if rounds == FEW_ROUNDS else None
     )

@@ -82,13 +82,20 @@ class Spoken:
     """
 
     def __init__(
-        self, console: Console, plan: Plan, done: int, later: Callable[[float, Callable[[], None]], Later] = Timer
+        self,
+        console: Console,
+        plan: Plan,
+        done: int,
+        later: Callable[[float, Callable[[], None]], Later] = Timer,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Begin after `done` sweeps that an earlier run has finished."""
         self._console = console
         self._plan = plan
         self._left = len(plan.sweeps) - done
-        self._begin = time.monotonic()
+        self._clock = clock
+        self._begin = self._turn = clock()
+        """When the run began, and when the running sweep did: as the one before it ended."""
         self._finished = 0
         self._reasons: set[str] = set()
         self._plain = _Plain(console, later)
@@ -115,6 +122,7 @@ class Spoken:
         """Print what the sweep found."""
         self._finished += 1
         self._left -= 1
+        self._turn = self._clock()
         self._plain.forget()
         cells = "; ".join(f"{_cell(cell)}{self._reason(cell)}" for cell in result.cells) if result else ""
         self._console.print(f"{self._place(sweep)}: {cells or 'no result'}", soft_wrap=not self._console.is_terminal)
@@ -128,7 +136,7 @@ class Spoken:
     def _say(self, sweep: Sweep, what: str, doing: str | None) -> None:
         """Show what goes on; `doing` stays the same where a plain line would only tell it again."""
         if self._status is not None:
-            left = time_left(time.monotonic() - self._begin, self._finished, self._left)
+            left = time_left(self._turn - self._begin, self._finished, self._clock() - self._turn, self._left)
             self._status.update(Text(f"{self._place(sweep)}: {what}{left}"))
         elif doing is not None:
             self._plain.hear((sweep.index, doing), f"  {self._place(sweep)}: {what}")
@@ -177,12 +185,19 @@ class _Plain:
             self._console.print(line, soft_wrap=True)
 
 
-def time_left(seconds: float, finished: int, left: int) -> str:
-    """Guess from the sweeps of this run how long the others take; before the first has finished nothing is known."""
+def time_left(seconds: float, finished: int, running: float, left: int) -> str:
+    """Guess from the sweeps of this run, which took `seconds`, how long those that are `left` take.
+
+    One of these has been running for a while: what it took so far is not to come again, and nobody knows how long one
+    takes that is over its time. Before the first has finished nothing is known, nor when the last is over its time.
+    """
     if not finished:
         return ""
-    guess = seconds / finished * left
-    return f" (about {guess / 60:.0f} min left)" if guess >= 90 else f" (about {guess:.0f} s left)"
+    usual = seconds / finished
+    guess = round(usual * (left - 1) + max(0, usual - running))
+    if not guess:
+        return ""
+    return f" (about {guess / 60:.0f} min left)" if guess >= 90 else f" (about {guess} s left)"
 
 
 def _cell(cell: CellResult) -> str:

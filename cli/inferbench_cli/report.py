@@ -79,7 +79,8 @@ READING = (
     ),
     (
         "Faster and Slower hold at the 95% level for all strategies of a batch size together (Holm); a Tie is "
-        "within 1% for sure; Inconclusive is neither, and more rounds or a quieter machine can decide it."
+        "within 1% for sure; Inconclusive is neither, and more rounds or a quieter machine can decide it. A single "
+        "round decides nothing."
     ),
 )
 
@@ -249,7 +250,7 @@ def _notes(summary: Summary) -> Iterable[str]:
     if summary.environments > 1:
         yield f"The results come from {summary.environments} different environments: their numbers are not comparable."
     if summary.plan.rounds == 1:
-        yield "There was one round, so there are no intervals and no verdict: this is a look, not a measurement."
+        yield "There was one round, so nothing has an interval and all is Inconclusive: a look, not a measurement."
 
 
 def _navigation(sections: Iterable[Section]) -> Html:
@@ -304,7 +305,7 @@ def _but(best: Best) -> Html:
     if best.runner_up is None or best.margin is None or best.verdict not in UNCERTAIN:
         return Html("")
     if best.margin.low is None:
-        return join([" in a single round, which gives no verdict"])
+        return join([" in a single round, which is Inconclusive"])
     taken = sentences.recommended(best)
     simpler = taken not in (None, best.row.cell.strategy)
     advice = ["; take ", tag("span", taken, class_="name"), ", which is simpler"] if simpler else []
@@ -370,9 +371,7 @@ def _quiet(text: str) -> Html:
 def _verdict(view: View, row: Row) -> str:
     if row.cell.strategy == view.summary.table.baseline:
         return "baseline"
-    if row.speedup is None:
-        return NOTHING
-    return str(row.verdict) if row.speedup.low is not None else "no verdict"
+    return NOTHING if row.verdict is None else str(row.verdict)
 
 
 def _badge(word: str) -> Html:
@@ -503,7 +502,8 @@ def _gaps(view: View) -> Sequence[Html]:
     told = [(tag("b", outcome), reason, _listed(cells)) for (outcome, reason), cells in grouped.items()]
     caption = "What was not measured, or not as it should be, and why."
     more = _more(len(told) - view.limits.items, "reasons are", "cells.csv")
-    return [table("gaps", caption, ("Outcome", "Reason", "Cells"), told[: view.limits.items]), *more]
+    counted = [tag("p", sentence) for sentence in [sentences.violations(view.summary)] if sentence]
+    return [table("gaps", caption, ("Outcome", "Reason", "Cells"), told[: view.limits.items]), *more, *counted]
 
 
 def _outcome(row: Row) -> str:

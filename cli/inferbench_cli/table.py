@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from string import ascii_lowercase
 from typing import TYPE_CHECKING
 
@@ -31,7 +32,7 @@ VERDICT = "vs\nbaseline"
 """Of the best strategy and the baseline; how the best stands to the next one is what the sentences say. In two lines,
 so that a usual table fits into 80 columns."""
 DOUBTS = "Doubts"
-"""The only column that wraps by itself."""
+"""The first column to give way, before the bracket; in the narrowest tables the only one that wraps by itself."""
 COLUMNS = ("Batch", STRATEGY, "Latency", "Inputs/s", ENERGY, "Speedup", VERDICT, ACCURACY, DOUBTS)
 NUMBERS = ("Batch", "Latency", "Inputs/s", ENERGY, "Speedup")
 
@@ -41,10 +42,47 @@ UNSURE = "*"
 """Beside a verdict that would be another one if nothing else had been measured."""
 
 Breaks = tuple[tuple[str, str], ...]
-INTERVALS: Breaks = ((" ±", "\n±"), (" (", "\n("), ("top-1 ", "top-1\n"))
+SIDES: Breaks = ((" (", "\n("),)
+"""Of the doubts, which are broken first."""
+INTERVALS: Breaks = ((" ±", "\n±"), *SIDES, ("top-1 ", "top-1\n"))
 STRATEGIES: Breaks = (*INTERVALS, ("/", "/\n"))
 EVERYTHING: Breaks = (*STRATEGIES, (" to ", " to\n"), (UNSURE, f"\n{UNSURE}"))
 """Where a cell of the table may go on in its next line."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """What a table does to be narrow."""
+
+    breaks: Breaks = ()
+    of_doubts: Breaks = SIDES
+    wraps_doubts: bool = False
+
+    def broken(self, name: str, text: str) -> str:
+        """Begin a new line behind a mark, or before it where that belongs to what follows."""
+        for mark, instead in self.of_doubts if name == DOUBTS else self.breaks:
+            text = text.replace(mark, instead)
+        return text
+
+    def wraps(self, name: str) -> bool:
+        """Tell whether a column goes on in the next line where a word ends."""
+        return self.wraps_doubts and name == DOUBTS
+
+    def least(self, name: str, texts: Sequence[str]) -> int:
+        """Return how wide a column has to be: as its longest line, or, where it wraps, its longest word."""
+        parts = (part for text in texts for part in (text.split() if self.wraps(name) else text.splitlines()))
+        return max(map(cell_len, parts))
+
+
+LAYOUTS = (
+    Layout(of_doubts=()),
+    Layout(),
+    Layout(INTERVALS),
+    Layout(STRATEGIES),
+    Layout(EVERYTHING),
+    Layout(EVERYTHING, wraps_doubts=True),
+)
+"""Ever narrower. The letters of a cell stay together, as do those of the baseline, until nothing else is left to do."""
 
 AMONG_OTHERS = (
     f"{UNSURE} The interval leaves 1x out, which would do for one comparison. All of a batch size are judged together "
@@ -110,38 +148,26 @@ def _print(console: Console, tables: Sequence[Table]) -> None:
 def _tables(summary: Summary, rows: Sequence[Row], *, is_all: bool) -> Iterable[Table]:
     """Lay the table out ever narrower: more and more of a cell in lines of its own, and at last without energy."""
     names = [name for name in COLUMNS if name not in set(_absent(rows))]
-    for broken in ((), INTERVALS, STRATEGIES, EVERYTHING):
-        yield _table(summary, rows, names, broken, is_all=is_all)
-    yield _table(summary, rows, [name for name in names if name != ENERGY], EVERYTHING, is_all=is_all)
+    for layout in LAYOUTS:
+        yield _table(summary, rows, names, layout, is_all=is_all)
+    yield _table(summary, rows, [name for name in names if name != ENERGY], LAYOUTS[-1], is_all=is_all)
 
 
-def _table(summary: Summary, rows: Sequence[Row], names: Sequence[str], broken: Breaks, *, is_all: bool) -> Table:
+def _table(summary: Summary, rows: Sequence[Row], names: Sequence[str], layout: Layout, *, is_all: bool) -> Table:
     marks = _marks(_told(summary.table, rows))
     space = 0 if ACCURACY in names else 1
     table = Table(box=box.SIMPLE, padding=(0, space, 0, 0), pad_edge=False)
     told = [dict(zip(COLUMNS, _cells(summary.table, row, marks), strict=True)) for row in rows]
     for name in names:
         heading = "Best strategy" if name == STRATEGY and not is_all else name
-        texts = [heading, *(_broken(cells[name], broken) for cells in told)]
+        texts = [heading, *(layout.broken(name, cells[name]) for cells in told)]
         justify: JustifyMethod = "right" if name in NUMBERS else "left"
-        table.add_column(heading, justify=justify, no_wrap=name != DOUBTS, min_width=_least(name, texts))
+        table.add_column(heading, justify=justify, no_wrap=not layout.wraps(name), min_width=layout.least(name, texts))
     for place, (row, cells) in enumerate(zip(rows, told, strict=True)):
         if is_all and place and row.cell.batch_size != rows[place - 1].cell.batch_size:
             table.add_section()
-        table.add_row(*(_broken(cells[name], broken) for name in names))
+        table.add_row(*(layout.broken(name, cells[name]) for name in names))
     return table
-
-
-def _least(name: str, texts: Sequence[str]) -> int:
-    """Return how wide a column has to be: as its longest line, or, where it wraps, its longest word."""
-    return max(cell_len(part) for text in texts for part in (text.split() if name == DOUBTS else text.splitlines()))
-
-
-def _broken(text: str, breaks: Breaks) -> str:
-    """Begin a new line behind a mark, or before it where that belongs to what follows."""
-    for mark, instead in breaks:
-        text = text.replace(mark, instead)
-    return text
 
 
 def _absent(rows: Sequence[Row]) -> Iterable[str]:
@@ -216,6 +242,8 @@ def _show_failures(console: Console, summary: Summary) -> None:
         _say(console, f"  {', '.join(cells[:4])}{' and more' if len(cells) > 4 else ''}: {reason}")
     if len(told) > MAX_REASONS:
         _say(console, f"  and {len(told) - MAX_REASONS} more reasons, in cells.csv")
+    if counted := sentences.violations(summary):
+        _say(console, f"  {counted}")
 
 
 def _show_doubts(console: Console, summary: Summary, rows: Sequence[Row]) -> None:

@@ -53,6 +53,8 @@ class Row:
     verdict: Verdict | None = None
     is_trained: bool = True
     """Whether its first choices mean anything: those of random weights do not."""
+    has_own_limit: bool = False
+    """Whether the benchmark itself limits its top-1 agreement (`accuracy.minTop1Agreement`)."""
 
     @cached_property
     def latency(self) -> Estimate | None:
@@ -172,8 +174,13 @@ def tabulate(plan: Plan, results: Iterable[SweepResult], baseline: Strategy, *, 
     """
     found = _by_cell(plan, results)
     is_trained = not plan.work.model.has_random_weights
+    limited = plan.work.accuracy.min_top1_agreement
     rows = {
-        cell: _row(cell, found.get(cell, {}), rank_inaccurate=rank_inaccurate, is_trained=is_trained)
+        cell: replace(
+            _row(cell, found.get(cell, {}), rank_inaccurate=rank_inaccurate),
+            is_trained=is_trained,
+            has_own_limit=cell.strategy.precision in limited,
+        )
         for cell in plan.measurable_cells
     }
     rows |= {cell: _unsupported(cell, reason) for cell, reason in plan.unsupported_cells.items()}
@@ -208,7 +215,7 @@ def _preference(candidate: Candidate) -> tuple[bool, int, str]:
     return cell.outcome is not Outcome.MEASURED, result.finished_ms or 0, repr(cell)
 
 
-def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool, is_trained: bool) -> Row:
+def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool) -> Row:
     outcome = worst(result.outcome for result in rounds.values())
     deciding = [result for result in rounds.values() if result.outcome is outcome]
     reason = deciding[0].reason if deciding else ""
@@ -216,7 +223,7 @@ def _row(cell: Cell, rounds: Mapping[int, CellResult], *, rank_inaccurate: bool,
         reason = f"{reason} (in {len(deciding)} of {len(rounds)} rounds)"
     may_rank = outcome is Outcome.MEASURED or (rank_inaccurate and outcome is Outcome.INACCURATE)
     medians = {place: float(result.latency_median_ns) for place, result in rounds.items() if result.latency_median_ns}
-    return Row(cell, outcome, reason, rounds, medians, may_rank, is_trained=is_trained)
+    return Row(cell, outcome, reason, rounds, medians, may_rank)
 
 
 def _unsupported(cell: Cell, reason: str) -> Row:

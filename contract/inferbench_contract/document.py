@@ -23,6 +23,7 @@ from inferbench_contract.errors import SpecError
 from inferbench_contract.places import Mistakes, Place
 from inferbench_contract.pod_template import PRIVILEGED
 from inferbench_contract.spec import InferenceBenchmark
+from inferbench_contract.words import Backend
 
 MAX_BYTES = 1_048_576
 """Of a file. An object of Kubernetes cannot be larger either (etcd's limit is 1.5 MiB)."""
@@ -360,7 +361,7 @@ def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
     """Say in our words what pydantic found; its own never reach anybody."""
     place = tuple(step for step in details["loc"][:MAX_DEPTH] if step not in NOT_IN_THE_FILE)
     kind, context = details["type"], details.get("ctx", {})
-    meant = _meant(schema.at(place), details["input"])
+    meant, backend = _meant(schema.at(place), details["input"]), _backend_of(place, details["input"])
     wanted = _in_words(schema.at(place), "" if meant else kind)
     if isinstance(cause := context.get("error"), Mistakes):
         yield from ((place + inner, sentence) for inner, sentence in cause.found.items())
@@ -377,7 +378,7 @@ def _explained(details: Mapping[str, Any]) -> Iterator[tuple[Place, str]]:
         yield place, f"found {context['actual_length']:,} items, expected {wanted}."
     else:
         found = "nothing" if kind == "missing" else _shown(details["input"])
-        yield place, f"found {found}, expected {wanted}{_ask(meant)}"
+        yield place, f"found {found}, expected {wanted}{_ask(meant) if backend is None else f': {backend}.'}"
 
 
 def _known_fields(place: Place) -> str:
@@ -428,6 +429,14 @@ def _choice(word: str, choices: Sequence[str]) -> str | None:
     """Choose by another name or by spelling; of three letters too many things are spelt alike (a tpu is no gpu)."""
     same = next((name for name in (word, OTHER_NAMES.get(word)) if name in choices), None)
     return _near(word, choices) if same is None and len(word) >= MIN_PART else same
+
+
+def _backend_of(place: Place, found: object) -> str | None:
+    """Say so where the value of a backend's option is a backend of its own."""
+    if not isinstance(found, str) or len(place) < 2:
+        return None
+    name = f"{place[-2]}-{found}"
+    return f"{found} is a backend of its own, {name}" if name in tuple(Backend) else None
 
 
 def _ask(meant: str | None) -> str:

@@ -9,7 +9,7 @@ from inferbench_contract.cells import Row
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.expectations import Judged
 from inferbench_contract.result import CellResult
-from inferbench_contract.spec import Metric
+from inferbench_contract.spec import Metric, OnViolation
 from inferbench_contract.status import Seconds
 from inferbench_contract.summary import UNCERTAIN, Best, Summary
 from inferbench_contract.words import Judgement, Precision, Strategy, Verdict
@@ -185,9 +185,9 @@ def _best(best: Best) -> str:
         return f"only {winner} was measured, at {duration(_value(best.row.latency))}."
     other = str(best.runner_up.cell.strategy)
     if best.margin is None:
-        return f"{winner} and {other} were not measured in the same round yet, which gives no verdict."
+        return f"{winner} and {other} were not measured in the same round yet, which is Inconclusive."
     if best.margin.low is None:
-        return f"{winner} was fastest in the only round that has both; a verdict takes at least 2 rounds."
+        return f"{winner} was fastest in the only round that has both, which is Inconclusive: measure at least 2."
     if best.verdict is Verdict.FASTER:
         return f"{winner} is fastest, {ratio(best.margin)} as fast as {other}, the next.".replace("x (", " times (", 1)
     apart = best.at_most_apart or 0.0
@@ -210,12 +210,34 @@ def _disagreement(row: Row) -> str:
 
 
 def _unjudged(row: Row, compared: CellResult) -> str:
-    """Say so where first choices mean something, and calls took too long for enough of them."""
-    is_known = row.is_trained and compared.top1_agreement_basis_points is not None
-    if not is_known or compared.compared_examples is None or row.cell.strategy.precision is Precision.FP32:
+    """Say so where first choices mean something and were too few, or where the benchmark has a limit for them."""
+    chooses = row.is_trained and compared.top1_agreement_basis_points is not None
+    is_exact = row.cell.strategy.precision is Precision.FP32
+    if compared.compared_examples is None or not (row.has_own_limit or (chooses and not is_exact)):
         return ""
-    needed = f"{MIN_EXAMPLES_FOR_TOP1} are needed to judge its top-1 agreement"
-    return f" {row.cell.strategy} was compared with fp32 on {compared.compared_examples} examples; {needed}."
+    why = f"{MIN_EXAMPLES_FOR_TOP1} are needed to judge its top-1 agreement"
+    if not chooses:
+        why = f"accuracy.minTop1Agreement was not judged, because {_without_choice(row)}"
+    return f" {row.cell.strategy} was compared with fp32 on {compared.compared_examples} examples; {why}."
+
+
+def _without_choice(row: Row) -> str:
+    """Say why first choices mean nothing."""
+    if not row.is_trained:
+        return "the first choices of random weights mean nothing"
+    return "fp32 itself chooses one class for all of them, or none"
+
+
+def violations(summary: Summary) -> str:
+    """Say that inaccurate cells count as failed, which bears on the exit status; empty where none does."""
+    counts, allowed = summary.counts, summary.max_failed_cells
+    if summary.on_violation is not OnViolation.FAIL or not counts.inaccurate:
+        return ""
+    count = "is Inaccurate and onViolation is Fail: it counts"
+    if counts.inaccurate > 1:
+        count = "are Inaccurate and onViolation is Fail: they count"
+    beside = f" beside {counted(counts.failed, 'other')}" if counts.failed else ""
+    return f"{counted(counts.inaccurate, 'cell')} {count} as failed{beside}; maxFailedCells is {allowed}."
 
 
 def tells_accuracy(row: Row) -> bool:

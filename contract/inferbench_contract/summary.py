@@ -75,6 +75,8 @@ class Summary:
     environments: int
     """How many different environments the results come from: more than one, and numbers are not comparable."""
     spent: Seconds
+    on_violation: OnViolation
+    max_failed_cells: int
 
     @property
     def is_complete(self) -> bool:
@@ -114,6 +116,8 @@ def summarize(benchmark: InferenceBenchmark, plan: Plan, results: Iterable[Sweep
         hardware=tuple(sorted({result.hardware for result in results if result.hardware})),
         environments=len({result.fingerprint for result in results if result.fingerprint}),
         spent=_spent(results),
+        on_violation=spec.accuracy.on_violation,
+        max_failed_cells=spec.max_failed_cells,
     )
 
 

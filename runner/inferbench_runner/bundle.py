@@ -4,7 +4,7 @@ The folder is complete: whoever gets it needs the library that runs the artefact
 
     model.onnx | engine.plan | model.pt2 | ...            what ran, or what it is built from
     model.json                                            hashes, shapes, settings, versions, and what was measured
-    requirements.txt                                      what load.py imports, in the versions that were measured
+    requirements.txt                                      what load.py and the model import, as it was measured
     load.py  check.py  check.npz                          run it; run it on kept inputs and compare with fp32
     triton/<name>/                                        a model repository, where Triton serves the artefact
 """
@@ -40,6 +40,7 @@ from inferbench_runner import (
     models,
     onnx_models,
     prepare,
+    sources,
     triton,
     watching,
 )
@@ -65,7 +66,7 @@ NOT_NEEDED: Final[Mapping[str, frozenset[str]]] = {
     "torch_package": frozenset({"torchvision", "torchao", "triton"}),
     "torch_program": frozenset({"torchvision"}),
 }
-"""What took part in the measurement, or may have, and is not imported by a loader."""
+"""What took part in the measurement, or may have, and is not imported by a loader; `_not_needed` knows the others."""
 
 FOR_CPUS: Final = {"onnxruntime-gpu": "onnxruntime"}
 """The same library in the same version without what only a GPU needs: a tenth of the size, and on all platforms."""
@@ -355,15 +356,29 @@ def _requirements(task: CellTask, content: Content) -> Iterator[str]:
     yield f"# What load.py imports: pip install -r {REQUIREMENTS}. Measured with Python {platform.python_version()}."
     more = ["ml_dtypes"] if content.loader == "tensorrt" and task.precision is Precision.BF16 else []
     libraries = {each.name: each.version for each in environment.installed(["numpy", *more])}
-    left_out = NOT_NEEDED.get(content.loader, frozenset())
-    if content.loader == "torch_recipe" and not content.session["quantised"]:
-        left_out |= {"torchao"}
+    left_out = _not_needed(task, content)
     lines = {}
     for name, version in {**libraries, **backends.find(task.backend).versions()}.items():
         if name not in left_out:
             wanted = FOR_CPUS.get(name, name) if task.device is Device.CPU else name
             lines[wanted] = _requirement(wanted, name, version)
     yield from lines.values()
+
+
+def _not_needed(task: CellTask, content: Content) -> frozenset[str]:
+    """Name what took part in the measurement and is imported neither by load.py nor by the code of the model."""
+    if content.loader != "torch_recipe":
+        return NOT_NEEDED.get(content.loader, frozenset())
+    perhaps = frozenset({"torchvision"} if content.session["quantised"] else {"torchvision", "torchao"})
+    return perhaps - _imported_by(task)
+
+
+def _imported_by(task: CellTask) -> frozenset[str]:
+    """Name the packages that the code of a model imports, the one that it stands in among them."""
+    if task.model.python is None:
+        return frozenset({"torchvision"})
+    module = task.model.python.factory.partition(":")[0]
+    return sources.packages(models.files(task.model, task.model_folder)) | {module.partition(".")[0]}
 
 
 def _requirement(wanted: str, name: str, version: str) -> str:

@@ -61,6 +61,11 @@ def files(module: str, folder: Path) -> Sequence[Path]:
     return [file for unit in seen.values() for file in _python_files(unit)]
 
 
+def packages(files: Sequence[Path]) -> frozenset[str]:
+    """Return the outermost names of what some files import; `from . import x` is no package's."""
+    return frozenset(name.partition(".")[0] for file in files for name in _imported(file))
+
+
 def _beside(place: Path, module: str, folder: Path) -> Sequence[ModuleSpec]:
     """Return what an import from a file in this place reads of the place itself."""
     if module.partition(".")[0] in sys.stdlib_module_names:

@@ -14,8 +14,11 @@ import onnxruntime
 import pytest
 
 from inferbench_contract.errors import InferbenchError
+from inferbench_contract.model import ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
 from inferbench_runner import bundle
+
+RESNET = {"torchvision": {"name": "resnet50"}}
 
 TOLD = {
     "session": {
@@ -68,6 +71,15 @@ class ForgetfulSession:
         assert not freed, f"the memory of {freed} was let go of before the graph read it"
 
 
+def a_task(backend, device="cpu", model=RESNET, folder=None):
+    named = {"backend": Backend(backend), "precision": Precision.FP32, "device": Device(device)}
+    return SimpleNamespace(**named, model=ModelSpec.model_validate(model), model_folder=folder)
+
+
+def required(lines):
+    return {line.partition("==")[0].removesuffix("-gpu") for line in lines} - {"triton"}
+
+
 @pytest.mark.parametrize(
     ("backend", "loader", "session", "imported"),
     [
@@ -80,16 +92,44 @@ class ForgetfulSession:
     ],
 )
 def test_requirements_name_what_a_loader_imports_and_not_what_it_does_not(backend, loader, session, imported):
-    task = SimpleNamespace(backend=Backend(backend), precision=Precision.FP32, device=Device.CPU)
+    task = a_task(backend)
 
     _, *lines = bundle._requirements(task, bundle.Content("model", loader, session))
 
-    names = {line.partition("==")[0].removesuffix("-gpu") for line in lines}
-    assert names - {"triton"} == {"numpy", *imported}
+    assert required(lines) == {"numpy", *imported}
 
 
 @pytest.mark.parametrize(
-    ("name", "version", "device", "required"),
+    ("model", "helper", "imported"),
+    [
+        pytest.param("import torch", "", set(), id="nothing of it"),
+        pytest.param("from torchvision.models import resnet50", "", {"torchvision"}, id="torchvision"),
+        pytest.param("import helper", "import torchvision.ops as ops", {"torchvision"}, id="in a file beside it"),
+        pytest.param("import torchao", "import torchvision", {"torchao"}, id="what a file that is not read imports"),
+    ],
+)
+def test_of_a_factory_its_own_files_decide_what_else_is_required(tmp_path, model, helper, imported):
+    for name, text in (("made_here", model), ("helper", helper)):
+        (tmp_path / f"{name}.py").write_text(text)
+    source = {"python": {"factory": "made_here:make"}, "inputs": [{"name": "x", "shape": [4]}]}
+    task = a_task("torch-eager", model=source, folder=tmp_path)
+
+    _, *lines = bundle._requirements(task, bundle.Content("model", "torch_recipe", {"quantised": None}))
+
+    assert required(lines) == {"numpy", "torch", *imported}
+
+
+def test_a_factory_of_torchvisions_requires_torchvision(tmp_path):
+    source = {"python": {"factory": "torchvision.models:alexnet"}, "inputs": [{"name": "x", "shape": [3, 64, 64]}]}
+    task = a_task("torch-eager", model=source, folder=tmp_path)
+
+    _, *lines = bundle._requirements(task, bundle.Content("model", "torch_recipe", {"quantised": None}))
+
+    assert required(lines) == {"numpy", "torch", "torchvision"}
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "device", "line"),
     [
         pytest.param("torch", "2.15.0+cpu", "cpu", "torch==2.15.0  # measured: 2.15.0+cpu", id="of another index"),
         pytest.param(
@@ -99,21 +139,20 @@ def test_requirements_name_what_a_loader_imports_and_not_what_it_does_not(backen
         pytest.param("onnxruntime", "1.31.1", "cpu", "onnxruntime==1.31.1", id="as it was measured"),
     ],
 )
-def test_what_is_required_is_on_pips_index_and_enough_for_the_device(monkeypatch, name, version, device, required):
+def test_what_is_required_is_on_pips_index_and_enough_for_the_device(monkeypatch, name, version, device, line):
     monkeypatch.setattr(bundle.backends, "find", lambda _: SimpleNamespace(versions=lambda: {name: version}))
-    task = SimpleNamespace(backend=Backend.TORCH_EAGER, precision=Precision.FP32, device=Device(device))
+    task = a_task("torch-eager", device)
 
     lines = [*bundle._requirements(task, bundle.Content("model", "torch_recipe", {"quantised": None}))]
 
-    assert lines[-1] == required
+    assert lines[-1] == line
 
 
 def test_what_is_installed_under_two_names_is_required_once(monkeypatch):
     both = {"onnxruntime": "1.30.0", "onnxruntime-gpu": "1.31.1"}
     monkeypatch.setattr(bundle.backends, "find", lambda _: SimpleNamespace(versions=lambda: both))
-    task = SimpleNamespace(backend=Backend.ONNXRUNTIME, precision=Precision.FP32, device=Device.CPU)
 
-    _, *lines = bundle._requirements(task, bundle.Content("model", "onnxruntime", {}))
+    _, *lines = bundle._requirements(a_task("onnxruntime"), bundle.Content("model", "onnxruntime", {}))
 
     assert [line.partition("==")[0] for line in lines] == ["numpy", "onnxruntime"]
 

@@ -72,6 +72,21 @@ class TestParser:
         assert self.parsed("run", "--", "--odd name.yaml").file == "--odd name.yaml"
 
     @pytest.mark.parametrize(
+        ("command", "statuses"),
+        [("run", (0, 1, 2, 3, 4, 130)), ("get", (0, 1, 2, 3, 4, 130)), ("export", (0, 1, 2, 3, 130))],
+    )
+    def test_the_help_lists_every_exit_status_in_lines_that_a_terminal_holds(
+        self, monkeypatch, capsys, command, statuses
+    ):
+        monkeypatch.setenv("COLUMNS", "80")
+        with pytest.raises(SystemExit):
+            self.parsed(command, "--help")
+
+        told = capsys.readouterr().out
+        assert [*map(int, re.findall(r"^  (\d+) +\S", told, re.MULTILINE))] == [*statuses]
+        assert max(map(len, told.splitlines())) <= 100
+
+    @pytest.mark.parametrize(
         "arguments",
         [
             pytest.param(["run"], id="run needs a file"),

@@ -160,14 +160,37 @@ def test_silence_says_nothing(capsys):
 
 
 @pytest.mark.parametrize(
-    ("seconds", "finished", "left", "text"),
+    ("seconds", "finished", "running", "left", "text"),
     [
-        pytest.param(100, 0, 4, "", id="before the first sweep has ended nothing is known"),
-        pytest.param(10, 2, 3, " (about 15 s left)", id="the others take as long as those that have ended"),
-        pytest.param(89, 1, 1, " (about 89 s left)", id="seconds"),
-        pytest.param(90, 1, 1, " (about 2 min left)", id="minutes from one and a half"),
-        pytest.param(600, 1, 40, " (about 400 min left)", id="many"),
+        pytest.param(0, 0, 100, 4, "", id="before the first sweep has ended nothing is known"),
+        pytest.param(10, 2, 0, 3, " (about 15 s left)", id="the others take as long as those that have ended"),
+        pytest.param(10, 2, 4, 3, " (about 11 s left)", id="what the running one took is over"),
+        pytest.param(10, 2, 40, 3, " (about 10 s left)", id="one over its time leaves the others theirs"),
+        pytest.param(10, 2, 4.4, 1, " (about 1 s left)", id="the last one is about to end"),
+        pytest.param(10, 2, 4.6, 1, "", id="the last one ends at any moment"),
+        pytest.param(10, 2, 40, 1, "", id="the last one is over its time, so nothing is known"),
+        pytest.param(89, 1, 0, 1, " (about 89 s left)", id="seconds"),
+        pytest.param(90, 1, 0, 1, " (about 2 min left)", id="minutes from one and a half"),
+        pytest.param(600, 1, 0, 40, " (about 400 min left)", id="many"),
     ],
 )
-def test_the_time_left_follows_from_what_was_seen(seconds, finished, left, text):
-    assert progress.time_left(seconds, finished, left) == text
+def test_the_time_left_follows_from_what_was_seen(seconds, finished, running, left, text):
+    assert progress.time_left(seconds, finished, running, left) == text
+
+
+def test_the_time_left_never_grows_while_a_sweep_runs():
+    told = [progress.time_left(5, 1, running, 1) for running in (0, 1, 3, 4, 5, 7)]
+
+    assert told == [*(f" (about {seconds} s left)" for seconds in (5, 4, 2, 1)), "", ""]
+
+
+def test_on_a_terminal_the_time_left_counts_down_with_the_clock(stream):
+    """The last of two sweeps, 3 s after the first has ended, which took 5 s."""
+    times = iter([100, 105, 108])
+    terminal = Console(file=stream, force_terminal=True, width=200, markup=False, highlight=False)
+    spoken = Spoken(terminal, PLAN, 2, clock=lambda: next(times))
+    spoken.finished(PLAN.sweeps[2], None)
+    heard(spoken, PLAN.sweeps[3], "measuring")
+    spoken.closed()
+
+    assert "sweep 4 of 4, fake/fp32, round 2 of 2: measuring (about 2 s left)" in stream.getvalue()

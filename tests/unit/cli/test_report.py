@@ -468,6 +468,17 @@ def test_bad_news_comes_before_what_nobody_can_do():
     assert found.column("gaps", "Outcome") == ["OutOfMemory", "Unsupported"]
 
 
+@pytest.mark.parametrize(("on_violation", "is_told"), [("Fail", True), ("Exclude", False)])
+def test_that_inaccurate_cells_count_as_failed_stands_below_the_failures(on_violation, is_told):
+    def inaccurate(strategy, size, _):
+        return ended(Outcome.INACCURATE, size) if strategy.backend == "onnxruntime" else 65
+
+    found = page(*three(inaccurate, accuracy={"onViolation": on_violation}))
+
+    sentence = "1 cell is Inaccurate and onViolation is Fail: it counts as failed; maxFailedCells is 0."
+    assert found.text["gaps"].endswith(sentence) == is_told
+
+
 def test_what_is_not_measured_yet_says_so():
     def half(strategy, size, round_):
         return None if strategy == Strategy.parse("onnxruntime/fp32") else 65
@@ -494,11 +505,11 @@ def test_a_run_without_any_number_still_has_a_report():
     assert {"latency", "throughput", "speedup", "rounds", "calls"}.isdisjoint(found.text)
 
 
-def test_one_round_has_no_intervals_and_says_that_there_is_no_verdict():
+def test_one_round_has_no_intervals_and_says_that_all_is_inconclusive():
     found = page(*resnet50(rounds=1))
 
-    assert "There was one round, so there are no intervals and no verdict" in found.text[""]
-    assert set(found.column("best", "vs baseline")) <= {"no verdict", "baseline"}
+    assert "There was one round, so nothing has an interval and all is Inconclusive" in found.text[""]
+    assert set(found.column("best", "vs baseline")) <= {"Inconclusive", "baseline"}
     assert not re.search(r"\d+ to \d+", " ".join(found.column("every", "Latency") + found.column("best", "Speedup")))
     assert "interval" not in [given.get("class") for _, given in found.tags]
     assert "rounds" not in found.text

@@ -310,6 +310,45 @@ def test_the_baseline_is_called_that_when_it_is_the_best():
     assert re.search(r"^ *1 +fake/fp32 +5\.00 ms +200 +1x +baseline +none$", text, re.MULTILINE)
 
 
+@pytest.mark.parametrize(("on_violation", "is_told"), [("Fail", True), ("Exclude", False)])
+def test_that_inaccurate_cells_count_as_failed_is_said_below_their_reasons(on_violation, is_told):
+    benchmark = scripted_benchmark(
+        precisions=["fp32", "fp16"], accuracy={"onViolation": on_violation}, batchSizes=[1, 2], maxFailedCells=1
+    )
+    text = printed(benchmark, lambda s, size, _: ended(Outcome.INACCURATE, size) if s.precision == "fp16" else 10)
+
+    sentence = "2 cells are Inaccurate and onViolation is Fail: they count as failed; maxFailedCells is 1."
+    assert text.endswith(f"TheReason: it did.\n  {sentence}\n") == is_told
+    assert (sentence in text) == is_told
+
+
+def doubted(width):
+    """Print a best strategy with two doubts, a and b, over a baseline with three."""
+    baseline = (Doubt.NOISY_NEIGHBOUR, Doubt.FEW_SAMPLES, Doubt.UNSETTLED)
+
+    def latency_of(strategy, *_):
+        return measured(1, 10, doubts=baseline) if strategy.precision == "fp32" else measured(1, 5, doubts=baseline[:2])
+
+    text = printed(scripted_benchmark(precisions=["fp32", "fp16"], measurement=rounds(4)), latency_of, width=width)
+    return text[: text.index("Batch 1: ")]
+
+
+@pytest.mark.parametrize(
+    ("width", "lines"),
+    [
+        pytest.param(120, ["Faster a, b (a, b, c)"], id="in one line"),
+        pytest.param(83, ["Faster a, b", "(a, b, c)"], id="the baseline's go first, all of them"),
+        pytest.param(72, ["Faster a, b", "±0.0% (a, b, c)"], id="then intervals"),
+        pytest.param(60, ["Faster a, b", "±0.0% (a, b,", "c)"], id="and at last they wrap"),
+    ],
+)
+def test_the_letters_of_a_cell_stay_together(width, lines):
+    told = [" ".join(line.split()) for line in doubted(width).rstrip().splitlines()]
+
+    assert all(line.endswith(end) for line, end in zip(told[-len(lines) :], lines, strict=True))
+    assert "fake/" in told[-len(lines)]
+
+
 def test_equal_reasons_are_told_once_the_bad_news_first_and_not_too_many():
     sizes = list(range(1, 21))
     words = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta"]

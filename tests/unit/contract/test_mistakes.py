@@ -216,6 +216,17 @@ def test_a_value_that_is_nearly_right_is_asked_about(fields, meant):
     assert " in quotes" not in mistake
 
 
+def test_a_mode_that_is_a_backend_of_its_own_is_told_as_that():
+    mistake = the_mistake(
+        a_document(backends="[torch-compile]", backendOptions="{torch-compile: {mode: max-autotune}}")
+    )
+
+    assert mistake.endswith(
+        'backendOptions.torch-compile.mode: found "max-autotune", expected one of default, reduce-overhead, '
+        "max-autotune-no-cudagraphs: max-autotune is a backend of its own, torch-compile-max-autotune."
+    )
+
+
 def test_a_short_word_is_not_taken_for_another():
     assert the_mistake(a_document(device="tpu")).endswith('found "tpu", expected one of gpu, cpu.')
 

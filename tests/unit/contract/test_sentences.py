@@ -155,9 +155,9 @@ def test_a_wide_interval_is_told_by_its_ends():
 # ---- accuracy ------------------------------------------------------------------------------------
 
 
-def best_of(fields, model=TRAINED):
+def best_of(fields, model=TRAINED, **spec):
     """Return the answer of a run that ONNX Runtime wins, of whose accuracy this is known."""
-    benchmark = three_backends(model=model)
+    benchmark = three_backends(model=model, **spec)
     plan = plans.expand(benchmark)
     won = measured(1, 10, **fields)
     results = results_for(plan, lambda strategy, *_: won if strategy == ONNXRUNTIME else 30)
@@ -218,6 +218,85 @@ def test_a_winner_whose_first_choices_were_not_judged_is_told_of(precision, exam
     assert (sentence in sentences.answer(best)) == said
 
 
+LIMITED = {"minTop1Agreement": {"fp32": "99%"}}
+LIMITED_FP16 = {"minTop1Agreement": {"fp16": "99%"}}
+
+
+@pytest.mark.parametrize(
+    ("fields", "model", "said"),
+    [
+        pytest.param(
+            compared(),
+            TRAINED,
+            "256 examples; accuracy.minTop1Agreement was not judged, because fp32 itself chooses one class for all of "
+            "them, or none.",
+            id="of one class",
+        ),
+        pytest.param(
+            compared(0.5),
+            RANDOM,
+            "256 examples; accuracy.minTop1Agreement was not judged, because the first choices of random weights mean "
+            "nothing.",
+            id="of random weights",
+        ),
+        pytest.param(
+            compared(0.5, compared_examples=32),
+            TRAINED,
+            "32 examples; 256 are needed to judge its top-1 agreement.",
+            id="too few",
+        ),
+    ],
+)
+def test_a_limit_that_the_benchmark_asks_for_and_nothing_judges_is_told_of(fields, model, said):
+    sentence = f" onnxruntime/fp32 was compared with fp32 on {said}"
+
+    assert sentences.answer(best_of(fields, model, accuracy=LIMITED)).endswith(sentence)
+    assert "was compared with" not in sentences.answer(best_of(fields, model))
+    assert "was compared with" not in sentences.answer(best_of(fields, model, accuracy=LIMITED_FP16))
+
+
+def test_a_limit_that_was_judged_is_not_told_of():
+    assert "minTop1Agreement" not in sentences.answer(best_of(compared(1), accuracy=LIMITED))
+    assert "was compared with" not in sentences.answer(best_of({}, accuracy=LIMITED))
+
+
+def violated(inaccurate, crashed=0, **spec):
+    """Say what becomes of as many inaccurate cells, and of others that crashed."""
+    outcomes = [Outcome.INACCURATE] * inaccurate + [Outcome.CRASHED] * crashed
+    benchmark = three_backends(batch_sizes=[1, 2, 4], **spec)
+    plan = plans.expand(benchmark)
+    ends = dict(zip(plan.measurable_cells, outcomes, strict=False))
+
+    def found(strategy, size, _):
+        outcome = ends.get(cell(f"{strategy}@{size}"))
+        return 10 if outcome is None else ended(outcome, size)
+
+    return sentences.violations(summarize(benchmark, plan, results_for(plan, found)))
+
+
+@pytest.mark.parametrize(
+    ("inaccurate", "crashed", "allowed", "said"),
+    [
+        (4, 0, 0, "4 cells are Inaccurate and onViolation is Fail: they count as failed; maxFailedCells is 0."),
+        (1, 0, 3, "1 cell is Inaccurate and onViolation is Fail: it counts as failed; maxFailedCells is 3."),
+        (
+            2, 1, 0,
+            "2 cells are Inaccurate and onViolation is Fail: they count as failed beside 1 other; maxFailedCells is 0.",
+        ),
+        (0, 2, 0, ""),
+    ],
+)  # fmt: skip
+def test_that_inaccurate_cells_count_as_failed_is_said_with_how_many_may(inaccurate, crashed, allowed, said):
+    fails = {"accuracy": {"onViolation": "Fail"}, "maxFailedCells": allowed}
+
+    assert violated(inaccurate, crashed, **fails) == said
+
+
+@pytest.mark.parametrize("on_violation", ["Exclude", "Report"])
+def test_where_they_do_not_count_nothing_is_said_of_it(on_violation):
+    assert violated(4, accuracy={"onViolation": on_violation}) == ""
+
+
 @pytest.mark.parametrize(
     ("fields", "model"),
     [
@@ -276,9 +355,10 @@ def test_one_alone_is_not_called_the_fastest():
     assert answer(eager=10) == "Batch 1: only torch-eager/fp32 was measured, at 10.0 ms."
 
 
-def test_one_round_gives_no_verdict():
+def test_one_round_is_inconclusive():
     assert answer(eager=30, compiled=10, measurement={"rounds": 1}) == (
-        "Batch 1: torch-compile/fp32 was fastest in the only round that has both; a verdict takes at least 2 rounds."
+        "Batch 1: torch-compile/fp32 was fastest in the only round that has both, which is Inconclusive: measure at "
+        "least 2."
     )
 
 
@@ -317,7 +397,7 @@ def test_what_is_simple_is_not_advised_where_it_may_be_much_slower():
 def test_who_never_met_is_not_compared():
     assert answer(eager=(10, 10, None, None), compiled=(None, None, 9, 9)) == (
         "Batch 1: torch-eager/fp32 and torch-compile/fp32 were not measured in the same round yet, "
-        "which gives no verdict."
+        "which is Inconclusive."
     )
 
 
