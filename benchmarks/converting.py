@@ -32,10 +32,10 @@ from typing import Any
 import lab
 
 from inferbench_contract.words import Backend, Precision, Strategy
-from inferbench_runner import backends, convert, lifeline, programs
+from inferbench_runner import answers, backends, convert, lifeline, programs
+from inferbench_runner.answers import Refusal
 from inferbench_runner.backends import _int8_static
 from inferbench_runner.convert import Request
-from inferbench_runner.prepare import Refusal
 from inferbench_runner.sweep import child_environment
 from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, Target
 from inferbench_runner.task import Artifacts, CellTask
@@ -103,7 +103,7 @@ def made(wanted: Wanted, threads: int) -> Cost:
         answer = Path(folder, "answer.json")
         command = wanted.maker.command(wanted.request, Path(folder, "request.json"), answer)
         seconds, memory_mib = watched(command, threads)
-        told = wanted.maker.read_answer(answer)
+        told = answers.read_answer(answer)
     if isinstance(told, Refusal):
         raise SystemExit(f"{wanted.target} at {wanted.precision}: {told.message}")
     return Cost(wanted.target, wanted.precision, seconds, memory_mib, _file_mib(wanted))

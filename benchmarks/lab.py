@@ -26,8 +26,8 @@ from inferbench_contract.evidence import Estimate
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import CellResult
 from inferbench_contract.words import Backend, Cell, Doubt, Outcome, Strategy
+from inferbench_runner import answers, circumstances, environment, lifeline, prepare
 from inferbench_runner import artifacts as cache
-from inferbench_runner import circumstances, environment, lifeline, prepare
 from inferbench_runner.sweep import child_environment
 from inferbench_runner.task import Artifacts, CellTask
 
@@ -157,8 +157,8 @@ def artifacts(of: Plan, backends: Iterable[Backend], python: str = sys.executabl
         answer = Path(folder, "answer.json")
         _, *arguments = prepare.command(request, Path(folder, "request.json"), answer)
         run([python, *arguments], child_environment(circumstances.threads_default()))
-        made = prepare.read_answer(answer)
-    if isinstance(made, prepare.Refusal):
+        made = answers.read_answer(answer)
+    if isinstance(made, answers.Refusal):
         raise SystemExit(f"The model cannot be prepared: {made.message}")
     return made
 

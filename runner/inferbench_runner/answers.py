@@ -1,4 +1,4 @@
-"""How a process that makes files for the cache is started, and how it answers: what `convert` and `programs` share.
+"""How processes that make files for the cache are started, and how they answer: `prepare`, `convert`, `programs`.
 
 Such a process ends with status 0 whenever its answer says what came of it.
 """
@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, NoReturn, TypeVar
@@ -30,10 +31,29 @@ Request = TypeVar("Request", bound=BaseModel)
 MAX_MESSAGE_CHARS: Final = 2_000
 
 
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why the artifacts cannot be made: `Unsupported` or `Failed`, with a sentence."""
+
+    outcome: Outcome
+    message: str
+
+
 def command(module: str, request: BaseModel, request_file: Path, answer_file: Path) -> Sequence[str]:
     """Write the request, and return the command line of the process that does it."""
     request_file.write_text(request.model_dump_json())
     return sys.executable, "-m", module, str(request_file), str(answer_file)
+
+
+def read_answer(answer_file: Path) -> Artifacts | Refusal:
+    """Read what the process answered. Raises EnvironmentFault if that is its answer."""
+    answer = json.loads(answer_file.read_bytes())
+    if "artifacts" in answer:
+        return Artifacts.model_validate(answer["artifacts"])
+    kind, message = answer["error"]["kind"], answer["error"]["message"]
+    if kind == EnvironmentFault.__name__:
+        raise EnvironmentFault(message)
+    return Refusal(Outcome(kind), message)
 
 
 def serve(arguments: Sequence[str], kind: type[Request], make: Callable[[Request], Artifacts]) -> int:

@@ -17,9 +17,8 @@ from pydantic import BaseModel, ConfigDict
 from inferbench_contract.plan import Work
 from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Precision, Strategy
-from inferbench_runner import answers, artifacts, calibration, environment, onnx_models, prepare
+from inferbench_runner import answers, artifacts, calibration, environment, onnx_models
 from inferbench_runner.backends import Unsupported
-from inferbench_runner.prepare import Refusal
 from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, TARGETS, WITHOUT_MAX_POOL, Target, kept_fp32
 from inferbench_runner.task import Artifacts
 
@@ -105,11 +104,6 @@ def locate(request: Request) -> Artifacts | None:
 def command(request: Request, request_file: Path, answer_file: Path) -> Sequence[str]:
     """Write the request, and return the command line of the process that converts it."""
     return answers.command("inferbench_runner.convert", request, request_file, answer_file)
-
-
-def read_answer(answer_file: Path) -> Artifacts | Refusal:
-    """Read what the process answered. Raises EnvironmentFault if that is its answer."""
-    return prepare.read_answer(answer_file)
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -6,9 +6,7 @@ missing. The process ends with status 0 whenever its answer says what came of it
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -26,6 +24,7 @@ from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.spec import ModelSpec
 from inferbench_contract.words import Backend, Outcome
 from inferbench_runner import (
+    answers,
     artifacts,
     backends,
     environment,
@@ -43,7 +42,6 @@ from inferbench_runner import (
 from inferbench_runner.backends import Arrays, Artifact, Unsupported
 from inferbench_runner.guards import Work
 from inferbench_runner.inputs import Colours, Input
-from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.task import Artifacts
 
 if TYPE_CHECKING:
@@ -103,14 +101,6 @@ class Request(BaseModel):
     artifacts: frozenset[Artifact]
 
 
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """Why the artifacts cannot be made: `Unsupported` or `Failed`, with a sentence."""
-
-    outcome: Outcome
-    message: str
-
-
 def needed(model: ModelSpec, chosen: Sequence[Backend]) -> frozenset[Artifact]:
     """Return the artifacts that some backends read of a model; there are no weights beside an ONNX file."""
     every = frozenset[Artifact]().union(*(backends.find(backend).ARTIFACTS for backend in chosen))
@@ -127,19 +117,7 @@ def locate(request: Request) -> Artifacts | None:
 
 def command(request: Request, request_file: Path, answer_file: Path) -> Sequence[str]:
     """Write the request, and return the command line of the process that prepares it."""
-    request_file.write_text(request.model_dump_json())
-    return sys.executable, "-m", "inferbench_runner.prepare", str(request_file), str(answer_file)
-
-
-def read_answer(answer_file: Path) -> Artifacts | Refusal:
-    """Read what the process answered. Raises EnvironmentFault if that is its answer."""
-    answer = json.loads(answer_file.read_bytes())
-    if "artifacts" in answer:
-        return Artifacts.model_validate(answer["artifacts"])
-    kind, message = answer["error"]["kind"], answer["error"]["message"]
-    if kind == EnvironmentFault.__name__:
-        raise EnvironmentFault(message)
-    return Refusal(Outcome(kind), message)
+    return answers.command("inferbench_runner.prepare", request, request_file, answer_file)
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -268,13 +246,7 @@ class _Workshop:
         artifacts.require_space(self._request.cache, sum(sizes))
 
     def _say(self, doing: str) -> None:
-        """Tell the person who waits: on standard output, and on the supervisor's descriptor if there is one."""
-        line = doing.format(_name(self._model))
-        print(line, flush=True)  # noqa: T201 (the supervisor keeps it, and shows it if this goes wrong)
-        descriptor = int(os.environ.get(PROGRESS_FD, "-1"))
-        if descriptor >= 0:
-            with contextlib.suppress(OSError):
-                os.write(descriptor, json.dumps({"stage": line}).encode() + b"\n")
+        answers.say(doing.format(_name(self._model)))
 
 
 def _keys(request: Request) -> Mapping[Artifact, str]:

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from inferbench_contract.words import Precision, Strategy
-from inferbench_runner import answers, backends, prepare
+from inferbench_runner import answers, backends
 from inferbench_runner.backends import Artifact, _int8_static
-from inferbench_runner.prepare import Refusal
 from inferbench_runner.task import Artifacts, CellTask
 
 
@@ -31,11 +30,6 @@ def locate(task: CellTask) -> Artifacts | None:
 def command(task: CellTask, task_file: Path, answer_file: Path) -> Sequence[str]:
     """Write the task, and return the command line of the process that makes its program."""
     return answers.command("inferbench_runner.programs", task, task_file, answer_file)
-
-
-def read_answer(answer_file: Path) -> Artifacts | Refusal:
-    """Read what the process answered. Raises EnvironmentFault if that is its answer."""
-    return prepare.read_answer(answer_file)
 
 
 def main(arguments: Sequence[str]) -> int:

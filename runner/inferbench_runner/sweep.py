@@ -27,7 +27,18 @@ from inferbench_contract.plan import Plan, Sweep
 from inferbench_contract.result import CellResult, SweepResult, cut_in_the_middle
 from inferbench_contract.sentences import counted
 from inferbench_contract.words import Backend, Cell, Device, Outcome
-from inferbench_runner import backends, circumstances, environment, gpu, privacy, process, sinks, watching, work
+from inferbench_runner import (
+    answers,
+    backends,
+    circumstances,
+    environment,
+    gpu,
+    privacy,
+    process,
+    sinks,
+    watching,
+    work,
+)
 from inferbench_runner.environment import Environment
 from inferbench_runner.guards import Seen
 from inferbench_runner.process import Ended, Stopped, Watch
@@ -35,7 +46,6 @@ from inferbench_runner.task import Artifacts, CellTask
 
 if TYPE_CHECKING:
     from inferbench_runner import prepare
-    from inferbench_runner.prepare import Refusal
 
 Deliver = Callable[[SweepResult], None]
 
@@ -184,9 +194,6 @@ class _Maker(Protocol):
     def command(self, request: Any, request_file: Path, answer_file: Path) -> Sequence[str]:
         """Return the command line that makes it."""
 
-    def read_answer(self, answer_file: Path) -> Artifacts | Refusal:
-        """Read what came of it."""
-
 
 def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artifacts | _Failure:
     """Find the files that the backend reads, or have them made: the model's, then what this precision wants of it."""
@@ -238,20 +245,20 @@ def _made(maker: _Maker, request: Any, what: str, plan: Plan, place: Place, dead
             arguments = maker.command(request, scratch / "request.json", answer)
         left = max(0.0, deadline - time.monotonic())
         ended = process.run(arguments, child_environment(_threads(plan)), _watch(place, left))
-        failure = _why_not_made(ended, what, maker, answer)
+        failure = _why_not_made(ended, what, answer)
     if failure is not None:
         _keep_log(place, what.split(maxsplit=1)[0], ended)
         return failure
     return maker.locate(request) or _Failure(Outcome.FAILED, f"NotMade: {what} left nothing in the cache")
 
 
-def _why_not_made(ended: Ended, what: str, maker: _Maker, answer: Path) -> _Failure | None:
+def _why_not_made(ended: Ended, what: str, answer: Path) -> _Failure | None:
     if ended.stopped is Stopped.ASKED:
         raise AskedToStop
     outcome, reason = _fate(ended, what)
     if outcome is not None:
         return _Failure(outcome, reason)
-    told = maker.read_answer(answer)
+    told = answers.read_answer(answer)
     return None if isinstance(told, Artifacts) else _Failure(told.outcome, told.message)
 
 

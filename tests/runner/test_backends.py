@@ -20,7 +20,7 @@ import pytest
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec
 from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import artifacts, backends, convert, cuda, prepare
+from inferbench_runner import answers, artifacts, backends, convert, cuda, prepare
 from inferbench_runner.backends import Artifact, FellBack, _compiled, openvino, torch_aot_inductor
 from inferbench_runner.targets import Target
 from inferbench_runner.task import Artifacts, CellTask
@@ -114,7 +114,7 @@ def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact], prepar
     if made is None:
         command = prepare.command(request, folder / "request.json", folder / "answer.json")
         subprocess.run(command, capture_output=True, check=True)
-        made = prepare.read_answer(folder / "answer.json")
+        made = answers.read_answer(folder / "answer.json")
 
     def make(backend: Backend, precision: Precision = Precision.FP32, batch_size: int = 4, **options) -> CellTask:
         return CellTask(

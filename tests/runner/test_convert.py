@@ -16,6 +16,7 @@ from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Outcome, Precision
 from inferbench_runner import (
     accuracy,
+    answers,
     artifacts,
     calibration,
     convert,
@@ -25,10 +26,10 @@ from inferbench_runner import (
     photographs,
     quantise,
 )
+from inferbench_runner.answers import Refusal
 from inferbench_runner.backends import Unsupported
 from inferbench_runner.convert import Request
 from inferbench_runner.inputs import Colours, Input
-from inferbench_runner.prepare import Refusal
 from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.targets import AS_PREPARED, IMPOSSIBLE, KEPT_FP32, Target
 from tests.runner.zoo import NAMES, Zoo, run
@@ -387,7 +388,7 @@ def made_twice(zoo, tmp_path_factory):
             timeout=PATIENCE_SECONDS,
             check=True,
         )
-        made.append([convert.read_answer(answer).onnx.read_bytes() for _, answer in files])
+        made.append([answers.read_answer(answer).onnx.read_bytes() for _, answer in files])
     return dict(zip(REPRODUCIBLE, zip(*made, strict=True), strict=True))
 
 
@@ -418,7 +419,7 @@ def process(zoo, tmp_path_factory):
         os.close(write)
         told = [json.loads(line)["stage"] for line in progress]
     imported = {line.rpartition("|")[2].strip().partition(".")[0] for line in done.stderr.splitlines()}
-    return request, convert.read_answer(files[1]), imported, told
+    return request, answers.read_answer(files[1]), imported, told
 
 
 def test_the_process_imports_no_torch(process):
@@ -452,7 +453,7 @@ def test_a_refusal_is_an_answer_with_its_reason(source, outcome, reason, tmp_pat
 
     status = convert.main([str(file) for file in files])
 
-    answer = convert.read_answer(files[1])
+    answer = answers.read_answer(files[1])
     assert status == 0
     assert isinstance(answer, Refusal)
     assert answer.outcome is outcome

@@ -17,9 +17,10 @@ import pytest
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.spec import ModelSpec
 from inferbench_contract.words import Backend, Outcome
-from inferbench_runner import artifacts, prepare
+from inferbench_runner import answers, artifacts, prepare
+from inferbench_runner.answers import Refusal
 from inferbench_runner.backends import Artifact
-from inferbench_runner.prepare import Refusal, Request
+from inferbench_runner.prepare import Request
 from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.task import Artifacts
 from tests.runner import tiny
@@ -50,7 +51,7 @@ class Workplace:
         return subprocess.Popen(prepare.command(request, *files), stdout=subprocess.PIPE, text=True, **options)
 
     def answer(self, name: str = "one") -> Artifacts | Refusal:
-        return prepare.read_answer(self.folder / f"{name}.answer.json")
+        return answers.read_answer(self.folder / f"{name}.answer.json")
 
     def run(self, request: Request) -> Artifacts | Refusal:
         """Do here what the process does, where nothing is about the process."""

@@ -7,9 +7,9 @@ from pydantic import BaseModel
 
 from inferbench_contract.errors import EnvironmentFault
 from inferbench_contract.words import Outcome
-from inferbench_runner import answers, prepare
+from inferbench_runner import answers
+from inferbench_runner.answers import Refusal
 from inferbench_runner.backends import Unsupported
-from inferbench_runner.prepare import Refusal
 from inferbench_runner.task import Artifacts
 
 
@@ -24,7 +24,7 @@ def answered(folder, make):
     files = (folder / "request.json", folder / "answer.json")
     *_, request_file, answer_file = answers.command("some.module", Request(name="graph"), *files)
     assert answers.serve([request_file, answer_file], Request, make) == 0
-    return prepare.read_answer(files[1])
+    return answers.read_answer(files[1])
 
 
 def raising(error):
