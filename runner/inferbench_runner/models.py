@@ -119,7 +119,10 @@ def initial_state(model: ModelSpec, folder: Path, cache: Path) -> Mapping[str, T
 
 
 def build(model: ModelSpec, folder: Path, weights: Path) -> nn.Module:
-    """Build a model in eval mode from the weights that were prepared for it, initialising nothing in vain."""
+    """Build a model in eval mode from the weights that were prepared for it, initialising nothing in vain.
+
+    Whether weights require gradients is left as their maker has it: PyTorch chooses other kernels where they do not.
+    """
     import torch
 
     # Copied, because mapped pages are small ones that can be taken away: no model that is served has such weights.
@@ -127,7 +130,7 @@ def build(model: ModelSpec, folder: Path, weights: Path) -> nn.Module:
     state = {name: tensor.clone() for name, tensor in mapped.items()}
     module = _from_factory(model, folder) if model.torchvision is None else _skeleton(model.torchvision, state)[0]
     module.load_state_dict(state, assign=True)
-    return module.eval().requires_grad_(requires_grad=False)
+    return module.eval()
 
 
 def recipe(model: ModelSpec, weights: Path) -> tuple[str, Mapping[str, Any]]:

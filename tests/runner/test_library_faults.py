@@ -15,7 +15,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
 from onnx import numpy_helper, parser
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Precision
@@ -208,7 +211,30 @@ def loaded(package, tmp_path_factory):
     return python(LOADED, package, TMPDIR=str(place), HOME=str(place.parent), **QUICK), place
 
 
+class Products(TorchDispatchMode):
+    """Notes the products that PyTorch computes, by the names of its operators."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[str] = []
+
+    def __torch_dispatch__(self, operator, _types, arguments=(), keywords=None):
+        """Compute as ever."""
+        if "mm" in operator.__name__:
+            self.seen.append(operator.__name__.removesuffix(".default"))
+        return operator(*arguments, **keywords or {})
+
+
 class TestTorch:
+    @pytest.mark.parametrize(("requires_gradients", "product"), [(True, "mm"), (False, "bmm")])
+    def test_a_sequence_that_lies_across_meets_a_copy_of_weights_without_gradients(self, requires_gradients, product):
+        weight = torch.ones(5, 4, requires_grad=requires_gradients)
+
+        with torch.no_grad(), Products() as products:  # inference_mode would show the mode Linear itself
+            nn.functional.linear(torch.ones(3, 2, 4).transpose(0, 1), weight, torch.ones(5))
+
+        assert products.seen == [product]
+
     def test_convolutions_are_tf32_by_default(self, loaded):
         done, _ = loaded
 

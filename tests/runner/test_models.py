@@ -96,7 +96,14 @@ class TestBuilding:
 
         assert torch.equal(torch.random.get_rng_state(), before)
         assert not module.training
-        assert not any(parameter.requires_grad for parameter in module.parameters())
+
+    @pytest.mark.parametrize(("function", "requires"), [("make", True), ("make_frozen", False)])
+    def test_weights_require_gradients_where_their_maker_has_it_so(self, function, requires, tmp_path):
+        model = tiny.a_model(tmp_path, function)
+
+        module = models.build(model, tmp_path, prepared(model, tmp_path))
+
+        assert {parameter.requires_grad for parameter in module.parameters()} == {requires}
 
     def test_a_fine_tuned_model_keeps_its_own_classes(self, tmp_path):
         trained = torchvision.models.squeezenet1_1(num_classes=7).eval()
@@ -158,13 +165,13 @@ class TestBuilding:
             "from inferbench_contract.spec import ModelSpec;"
             "model = ModelSpec.model_validate_json(sys.argv[1]); folder = Path(sys.argv[2]);"
             "module = models.build(model, folder, folder / 'prepared.pt');"
-            "print('torchvision' in sys.modules, float(module(torch.ones(1, 3, 32, 32)).sum()))"
+            "print('torchvision' in sys.modules, float(module(torch.ones(1, 3, 32, 32)).detach().sum()))"
         )
         arguments = [sys.executable, "-c", script, model.model_dump_json(), str(tmp_path)]
 
         there = subprocess.run(arguments, capture_output=True, text=True, check=True)
 
-        here = models.build(model, tmp_path, file)(torch.ones(1, 3, 32, 32)).sum()
+        here = models.build(model, tmp_path, file)(torch.ones(1, 3, 32, 32)).detach().sum()
         assert there.stdout.split() == ["False", str(float(here))]
 
 

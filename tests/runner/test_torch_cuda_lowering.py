@@ -41,9 +41,18 @@ def of_lines():
 
 def of_images():
     return torch.nn.Sequential(torch.nn.Conv2d(8, 32, 3), torch.nn.ReLU(), torch.nn.Conv2d(32, 64, 3))
+
+
+class Across(torch.nn.Linear):
+    def forward(self, sequences):
+        return super().forward(sequences.transpose(0, 1))
+
+
+def of_sequences():
+    return Across(64, 32)
 """
 
-SHAPES = {"of_lines": (64,), "of_images": (8, 16, 16)}
+SHAPES = {"of_lines": (64,), "of_images": (8, 16, 16), "of_sequences": (16, 64)}
 
 LOADING = """
 import json, sys
@@ -100,7 +109,8 @@ FP8 = (Backend.TORCH_COMPILE, Precision.FP8, "of_lines", "contiguous")
 INT8 = (Backend.TORCH_COMPILE, Precision.INT8_DYNAMIC, "of_lines", "contiguous")
 PLANES = (Backend.TORCH_COMPILE, Precision.FP16, "of_images", "contiguous")
 PACKAGE = (Backend.TORCH_AOT_INDUCTOR, Precision.FP16, "of_images", "channels-last")
-CELLS = (FP8, INT8, PLANES, PACKAGE)
+ACROSS = (Backend.TORCH_COMPILE, Precision.BF16, "of_sequences", "contiguous")
+CELLS = (FP8, INT8, PLANES, PACKAGE, ACROSS)
 
 BATCH_SIZE = 32
 
@@ -199,7 +209,14 @@ def test_compiled_layers_are_products_of_eight_bits(told, folder, cell, product)
 
 
 def test_every_cell_answers_with_its_batch(told):
-    assert [each["output"] for each in told[:-1]] == 2 * [[BATCH_SIZE, 64]] + 2 * [[BATCH_SIZE, 64, 12, 12]]
+    lines, images, sequences = [BATCH_SIZE, 64], [BATCH_SIZE, 64, 12, 12], [16, BATCH_SIZE, 32]
+
+    assert [each["output"] for each in told[:-1]] == [lines, lines, images, images, sequences]
+
+
+def test_sequences_that_lie_across_are_one_product_with_a_weight_that_is_not_copied(told, folder):
+    """Attention's projections lie so. Weights that require no gradients would be copied for each step: `bmm`."""
+    assert calls(written(folder, *ACROSS)) == ["mm"]
 
 
 def test_images_and_weights_that_lie_plane_by_plane_are_copied_at_each_call_to_lie_pixel_by_pixel(told, folder):

@@ -41,6 +41,10 @@ class Headed(nn.Module):
         return {f"head{i}": head(features) for i, head in enumerate(self.heads)}
 
 
+def make_frozen():
+    return make().requires_grad_(False)
+
+
 def make_no_module():
     return "a text"
 """

@@ -53,7 +53,7 @@ def build(recipe: Mapping[str, Any]) -> Any:
     name, _, function = recipe["function"].partition(":")
     module = getattr(importlib.import_module(name), function)(**recipe["arguments"])
     module.load_state_dict(torch.load(HERE / "weights.pt", weights_only=True))
-    return module.eval().requires_grad_(requires_grad=False)
+    return module.eval()
 
 
 def arranged(module: Any, layout: str) -> Any:
