@@ -165,24 +165,7 @@ def artifacts(of: Plan, backends: Iterable[Backend], python: str = sys.executabl
 
 def task(of: Plan, strategy: Strategy, files: Artifacts, kept: Path, folder: Path) -> CellTask:
     """Return the task of a cell at batch 1 that reads these files, keeps what it makes, and writes into a folder."""
-    work = of.work
-    return CellTask(
-        backend=strategy.backend,
-        precision=strategy.precision,
-        batch_size=1,
-        round=0,
-        device=work.device,
-        threads=work.threads or threads(),
-        options={},
-        model=work.model,
-        model_folder=HERE,
-        measurement=work.measurement,
-        accuracy=work.accuracy,
-        artifacts=files,
-        cache=kept,
-        result=folder / "result.json",
-        samples=None,
-    )
+    return CellTask.of(Cell(strategy, 1), of.work, files, model_folder=HERE, cache=kept, scratch=folder)
 
 
 def alone(function: Callable[..., Any], *arguments: Any, threads: int) -> Any:

@@ -34,7 +34,6 @@ from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
 from inferbench_runner import (
     artifacts,
     backends,
-    circumstances,
     convert,
     environment,
     models,
@@ -162,7 +161,10 @@ def made_on(device: Device, ask_driver: Callable[[], Driver] = watching.any_driv
 def _written(plan: Plan, cell: Cell, request: Request, folder: Path, scratch: Path) -> tuple[CellTask, Content]:
     """Find what the cell read, and let its backend write what it brings."""
     try:
-        task = _task(plan, cell, request, scratch)
+        files = _artifacts(plan, cell.strategy, request)
+        task = CellTask.of(
+            cell, plan.work, files, model_folder=request.model_folder, cache=request.cache, scratch=scratch
+        )
         return task, WRITERS[cell.strategy.backend](task, folder)
     except Unsupported as error:
         raise InferbenchError(f"{cell} cannot be exported: {error}") from error
@@ -195,29 +197,6 @@ def _require_same_model(plan: Plan, request: Request) -> None:
             f"{file} {are_not} that {'were' if others else 'was'} measured. Measure it as it is now "
             f"(`inferbench run FILE --fresh`), or {OTHER_FOLDER}"
         )
-
-
-def _task(plan: Plan, cell: Cell, request: Request, scratch: Path) -> CellTask:
-    """Return the task of the cell as its process got it, with the files that it read."""
-    work, strategy = plan.work, cell.strategy
-    return CellTask(
-        backend=strategy.backend,
-        precision=strategy.precision,
-        batch_size=cell.batch_size,
-        round=0,
-        device=work.device,
-        threads=work.threads or circumstances.threads_default(),
-        options=work.backend_options.get(strategy.backend, {}),
-        model=work.model,
-        model_folder=request.model_folder,
-        measurement=work.measurement,
-        quantization=work.quantization,
-        accuracy=work.accuracy,
-        artifacts=_artifacts(plan, strategy, request),
-        cache=request.cache,
-        result=scratch / "result.json",
-        samples=None,
-    )
 
 
 def _artifacts(plan: Plan, strategy: Strategy, request: Request) -> Artifacts:

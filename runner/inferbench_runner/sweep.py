@@ -148,7 +148,8 @@ def _measure(plan: Plan, sweep: Sweep, deliver: Deliver, place: Place, result: S
                 deliver(replace(result, in_flight=cell.batch_size))
                 seconds = max(0.0, deadline - time.monotonic()) / (len(missing) - place_in_line)
                 with _scratch() as scratch:
-                    task = _task(plan, sweep, cell, prepared, place, scratch, counts_energy=watcher.counts_energy)
+                    task = _task(plan, cell, prepared, place, scratch)
+                    task = _in_round(task, sweep, place, counts_energy=watcher.counts_energy)
                     run_cell, least = partial(_run_cell, task, place, seconds), work.read(prepared.reference)
                     done = watcher.around(run_cell, task.precision, least, partial(keep_seen, task.samples))
             result = replace(result.with_cell(done), finished_ms=_now_ms())
@@ -212,7 +213,7 @@ def _artifacts(plan: Plan, sweep: Sweep, place: Place, deadline: float) -> Artif
         return prepared
     if programs.is_needed(sweep.strategy):
         with _scratch() as scratch:
-            task = _task(plan, sweep, sweep.cells[0], prepared, place, scratch, counts_energy=False)
+            task = _task(plan, sweep.cells[0], prepared, place, scratch)
             return _made(programs, task, "quantising the model for PyTorch", plan, place, deadline)
     wanted = convert.request_for(sweep.strategy, plan.work, prepared, cache)
     if wanted is None:
@@ -273,29 +274,14 @@ def _scratch() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _task(
-    plan: Plan, sweep: Sweep, cell: Cell, artifacts: Artifacts, place: Place, scratch: Path, *, counts_energy: bool
-) -> CellTask:
-    work = plan.work
-    return CellTask(
-        backend=sweep.strategy.backend,
-        precision=sweep.strategy.precision,
-        batch_size=cell.batch_size,
-        round=sweep.round,
-        device=work.device,
-        threads=_threads(plan),
-        options=work.backend_options.get(sweep.strategy.backend, {}),
-        model=work.model,
-        model_folder=place.model_folder,
-        measurement=work.measurement,
-        quantization=work.quantization,
-        accuracy=work.accuracy,
-        artifacts=artifacts,
-        cache=place.cache,
-        result=scratch / "result.json",
-        samples=None if place.samples is None else place.samples / f"{sweep.index}-{cell.batch_size}.json.gz",
-        counts_energy=counts_energy,
-    )
+def _task(plan: Plan, cell: Cell, prepared: Artifacts, place: Place, scratch: Path) -> CellTask:
+    return CellTask.of(cell, plan.work, prepared, model_folder=place.model_folder, cache=place.cache, scratch=scratch)
+
+
+def _in_round(task: CellTask, sweep: Sweep, place: Place, *, counts_energy: bool) -> CellTask:
+    """Let a task belong to a round, whose samples are kept."""
+    samples = None if place.samples is None else place.samples / f"{sweep.index}-{task.batch_size}.json.gz"
+    return task.model_copy(update={"round": sweep.round, "samples": samples, "counts_energy": counts_energy})
 
 
 def _threads(plan: Plan) -> int:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from pydantic import BaseModel, ConfigDict
 
 from inferbench_contract.spec import AccuracySpec, MeasurementSpec, ModelSpec, QuantizationSpec
 from inferbench_contract.words import Backend, Cell, Device, Precision, Strategy
+from inferbench_runner import circumstances
+
+if TYPE_CHECKING:
+    from inferbench_contract.plan import Work
 
 
 class Artifacts(BaseModel):
@@ -51,10 +55,33 @@ class CellTask(BaseModel):
     """The cache folder: compilers keep their own files below it."""
     result: Path
     """Where the cell writes its result (JSON), by atomic rename."""
-    samples: Path | None
+    samples: Path | None = None
     """Where the cell writes its raw samples; None: nowhere."""
     counts_energy: bool = False
     """Whether the GPU counts what it takes from its supply: then calls may go on for long enough to tell."""
+
+    @classmethod
+    def of(
+        cls, cell: Cell, work: Work, artifacts: Artifacts, *, model_folder: Path, cache: Path, scratch: Path
+    ) -> Self:
+        """Return the task of a cell's first round that keeps no samples; its result goes into the folder `scratch`."""
+        return cls(
+            backend=cell.strategy.backend,
+            precision=cell.strategy.precision,
+            batch_size=cell.batch_size,
+            round=0,
+            device=work.device,
+            threads=work.threads or circumstances.threads_default(),
+            options=work.backend_options.get(cell.strategy.backend, {}),
+            model=work.model,
+            model_folder=model_folder,
+            measurement=work.measurement,
+            quantization=work.quantization,
+            accuracy=work.accuracy,
+            artifacts=artifacts,
+            cache=cache,
+            result=scratch / "result.json",
+        )
 
     @property
     def cell(self) -> Cell:

@@ -82,5 +82,4 @@ def of_graph(
         artifacts=Artifacts(onnx=folder / "model.onnx", inputs=folder / "inputs", reference=folder / "reference"),
         cache=folder / "cache",
         result=folder / "result.json",
-        samples=None,
     )

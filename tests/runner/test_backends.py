@@ -132,7 +132,6 @@ def tasks_of(model: ModelSpec, folder: Path, wanted: frozenset[Artifact], prepar
             artifacts=made,
             cache=folder / "cache",
             result=folder / "result.json",
-            samples=None,
         )
 
     return make

@@ -193,7 +193,6 @@ class Pooled(torch.nn.Module):
                 artifacts=Artifacts(weights=tmp_path / "weights.pt", inputs=tmp_path),
                 cache=tmp_path,
                 result=tmp_path / "result.json",
-                samples=None,
             )
 
         return make

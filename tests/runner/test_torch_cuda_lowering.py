@@ -186,7 +186,6 @@ def a_task(folder: Path, backend: Backend, precision: Precision, factory: str, l
         artifacts=Artifacts(weights=place / "weights.pt", inputs=place),
         cache=place / "cache",
         result=place / "result.json",
-        samples=None,
     )
 
 

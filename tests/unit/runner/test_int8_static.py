@@ -30,7 +30,6 @@ def a_task(folder, **changed):
         artifacts=Artifacts(weights=folder / "weights/one/file", inputs=folder / "inputs/one"),
         cache=folder,
         result=folder / "result.json",
-        samples=None,
     )
     return task.model_copy(update=changed)
 
