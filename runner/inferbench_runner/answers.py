@@ -18,7 +18,7 @@ from typing import Any, Final, NoReturn, TypeVar
 
 from pydantic import BaseModel
 
-from inferbench_contract.errors import EnvironmentFault, how_to_install
+from inferbench_contract.errors import EnvironmentFault, InferbenchError, how_to_install
 from inferbench_contract.result import cut_in_the_middle
 from inferbench_contract.words import Outcome
 from inferbench_runner import garbage, lifeline, sinks
@@ -27,6 +27,11 @@ from inferbench_runner.process import PROGRESS_FD
 from inferbench_runner.task import Artifacts
 
 Request = TypeVar("Request", bound=BaseModel)
+
+REQUIRED: Final = frozenset(
+    {"ml_dtypes", "numpy", "onnx", "onnxruntime", "onnxscript", "PIL", "torch", "torchao", "torchvision"}
+)
+"""What is installed with the runner; any other module that is missing is a model's own."""
 
 MAX_MESSAGE_CHARS: Final = 2_000
 
@@ -84,14 +89,25 @@ def say(doing: str) -> None:
 def _answer(make: Callable[[], Artifacts]) -> Mapping[str, Any]:
     try:
         return {"artifacts": make().model_dump(mode="json")}
-    except Unsupported as error:
-        kind, message = str(Outcome.UNSUPPORTED), str(error)
-    except ModuleNotFoundError as error:
-        message = f"{error.name} is not installed. {how_to_install('runner')}"
-        kind = EnvironmentFault.__name__
-    except EnvironmentFault as error:
-        kind, message = EnvironmentFault.__name__, str(error)
     except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
-        traceback.print_exc()
-        kind, message = str(Outcome.FAILED), f"{type(error).__name__}: {error}"
-    return {"error": {"kind": kind, "message": cut_in_the_middle(message, MAX_MESSAGE_CHARS)}}
+        kind, message = _kind(error), _message(error)
+        return {"error": {"kind": kind, "message": cut_in_the_middle(message, MAX_MESSAGE_CHARS)}}
+
+
+def _kind(error: Exception) -> str:
+    match error:
+        case EnvironmentFault() | ImportError():
+            return EnvironmentFault.__name__
+        case Unsupported():
+            return Outcome.UNSUPPORTED
+    return Outcome.FAILED
+
+
+def _message(error: Exception) -> str:
+    """Say what went wrong. Errors that are not ours are named, with what was noted on them, and told in full."""
+    if isinstance(error, InferbenchError | Unsupported):
+        return str(error)
+    if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
+        return f"{error.name} is not installed. {how_to_install('runner')}"
+    traceback.print_exc()
+    return "".join((f"{type(error).__name__}: {error}", *getattr(error, "__notes__", ())))

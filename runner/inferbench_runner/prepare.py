@@ -6,9 +6,7 @@ missing. The process ends with status 0 whenever its answer says what came of it
 
 from __future__ import annotations
 
-import json
 import sys
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -19,10 +17,9 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from inferbench_contract.accuracy import MIN_EXAMPLES_FOR_TOP1
-from inferbench_contract.errors import EnvironmentFault, InferbenchError, how_to_install
-from inferbench_contract.result import cut_in_the_middle
+from inferbench_contract.errors import InferbenchError
 from inferbench_contract.spec import ModelSpec
-from inferbench_contract.words import Backend, Outcome
+from inferbench_contract.words import Backend
 from inferbench_runner import (
     answers,
     artifacts,
@@ -30,16 +27,13 @@ from inferbench_runner import (
     environment,
     exact,
     export,
-    garbage,
     inputs,
-    lifeline,
     models,
     onnx_models,
     photographs,
-    sinks,
     work,
 )
-from inferbench_runner.backends import Arrays, Artifact, Unsupported
+from inferbench_runner.backends import Arrays, Artifact
 from inferbench_runner.guards import Work
 from inferbench_runner.inputs import Colours, Input
 from inferbench_runner.task import Artifacts
@@ -55,8 +49,6 @@ ORDER: Final = (Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE, Artifact.
 
 SHARED: Final = frozenset({Artifact.INPUTS, Artifact.REFERENCE})
 """What every backend reads that runs a model."""
-
-REQUIRED: Final = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript", "PIL")
 
 TRAINED_EXAMPLES: Final = MIN_EXAMPLES_FOR_TOP1
 """Where the model is trained and chooses a class: as many as its top-1 agreement is judged by."""
@@ -85,8 +77,6 @@ MODULES: Final = tuple(
 
 IMAGE_RANK: Final = 3
 """Of an input's shape without the batch: channels, height, width. One that is longer and begins with 1 is suspect."""
-
-MAX_MESSAGE_CHARS: Final = 2_000
 
 
 class Request(BaseModel):
@@ -122,24 +112,23 @@ def command(request: Request, request_file: Path, answer_file: Path) -> Sequence
 
 def main(arguments: Sequence[str]) -> int:
     """Prepare what the request asks for and write the answer; always 0."""
-    lifeline.hold()
-    garbage.search_rarely()
-    request = Request.model_validate_json(Path(arguments[0]).read_bytes())
-    try:
-        answer: dict[str, Any] = {"artifacts": make(request).model_dump(mode="json")}
-    except (InferbenchError, Unsupported) as error:
-        answer = {"error": {"kind": _kind(error), "message": _message(error)}}
-    except Exception as error:  # noqa: BLE001 (every error of a library is an answer)
-        traceback.print_exc()
-        answer = {"error": {"kind": _kind(error), "message": f"{_message(error)}{_batch_in_shape(request.model)}"}}
-    sinks.write_whole(Path(arguments[1]), json.dumps(answer).encode())
-    return 0
+    return answers.serve(arguments, Request, _made)
 
 
 def make(request: Request) -> Artifacts:
     """Make here and now what is missing."""
     workshop = _Workshop(request)
     return _artifacts({kind: workshop.entry(kind) for kind in ORDER if kind in request.artifacts})
+
+
+def _made(request: Request) -> Artifacts:
+    """Make what is missing; on errors of a library it is noted what may be wrong with the model's shapes."""
+    try:
+        return make(request)
+    except Exception as error:
+        if suspicion := _batch_in_shape(request.model):
+            error.add_note(suspicion)
+        raise
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,15 +271,6 @@ def _require_numbers(outputs: Arrays) -> None:
         )
 
 
-def _kind(error: Exception) -> str:
-    match error:
-        case EnvironmentFault() | ImportError():
-            return EnvironmentFault.__name__
-        case Unsupported():
-            return Outcome.UNSUPPORTED
-    return Outcome.FAILED
-
-
 def _batch_in_shape(model: ModelSpec) -> str:
     """Name the shapes that may hold the batch dimension: the commonest reason why a model refuses its inputs."""
     suspects = [each for each in model.inputs if len(each.shape) > IMAGE_RANK and each.shape[0] == 1]
@@ -298,14 +278,6 @@ def _batch_in_shape(model: ModelSpec) -> str:
         return ""
     told = ", ".join(f"{each.name} is {list(each.shape)}" for each in suspects)
     return f". In spec.model.inputs {told}: leave out the batch dimension, if the 1 is that."
-
-
-def _message(error: Exception) -> str:
-    """Say what went wrong; errors that are not ours are named."""
-    if isinstance(error, ModuleNotFoundError) and error.name in REQUIRED:
-        return f"{error.name} is not installed. {how_to_install('runner')}"
-    ours = isinstance(error, InferbenchError | Unsupported)
-    return cut_in_the_middle(str(error) if ours else f"{type(error).__name__}: {error}", MAX_MESSAGE_CHARS)
 
 
 if __name__ == "__main__":
