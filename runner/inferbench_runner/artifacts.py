@@ -94,9 +94,15 @@ def open_entry(cache: Path, kind: str, name: str) -> Path | None:
 
 def publish(cache: Path, kind: str, name: str, build: Callable[[Path], None]) -> Path:
     """Return an entry's folder; where there is none, let `build` fill a temporary folder and rename it into place."""
+    entry, _ = find_or_build(cache, kind, name, build)
+    return entry
+
+
+def find_or_build(cache: Path, kind: str, name: str, build: Callable[[Path], None]) -> tuple[Path, bool]:
+    """Return an entry's folder as `publish` does, and whether it was built just now."""
     entry = cache / kind / name
     if open_entry(cache, kind, name) is not None:
-        return entry
+        return entry, False
     folder = cache / kind / f"{TEMPORARY}{secrets.token_hex(8)}"
     with _words_for_the_disk(cache, CANNOT_MAKE):
         folder.mkdir(parents=True)
@@ -109,7 +115,7 @@ def publish(cache: Path, kind: str, name: str, build: Callable[[Path], None]) ->
             _move_into_place(folder, entry)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    return entry
+    return entry, True
 
 
 def require_space(cache: Path, needed_bytes: int) -> None:

@@ -21,7 +21,7 @@ from inferbench_runner import artifacts, environment
 from inferbench_runner.backends import Session, Unsupported, _int8_static, _torch
 from inferbench_runner.task import CellTask
 
-LIBRARIES: Final = ("triton",)
+LIBRARIES: Final = (*_torch.LIBRARIES, "triton")
 
 MODULES: Final = tuple(
     f"inferbench_runner.backends.{name}"
@@ -155,8 +155,7 @@ def _folder_name(task: CellTask, mode: str) -> str:
         "threads": task.threads,
         "device": task.device,
         "hardware": environment.describe().hardware,
-        **environment.makers(MODULES, ()),
-        "versions": dict(_torch.versions(*LIBRARIES)),
+        **environment.makers(MODULES, LIBRARIES),
     }
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:32]
 

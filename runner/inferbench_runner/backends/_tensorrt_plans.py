@@ -101,9 +101,7 @@ class Shelf:
     def plan(self, recipe: Recipe, log: Any) -> tuple[Path, bool]:
         """Return the folder with a plan, and whether it was built just now."""
         name = artifacts.key({**self._machine, **recipe.content(), **environment.makers(MODULES, ())})
-        was_there = artifacts.open_entry(self._cache, PLANS, name) is not None
-        folder = artifacts.publish(self._cache, PLANS, name, partial(self._build, recipe, log))
-        return folder, not was_there
+        return artifacts.find_or_build(self._cache, PLANS, name, partial(self._build, recipe, log))
 
     def _build(self, recipe: Recipe, log: Any, folder: Path) -> None:
         """Build a plan, look whether it can be read, and write it with what the inspector says of it.

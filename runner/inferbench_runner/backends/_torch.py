@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ARTIFACTS = frozenset({Artifact.WEIGHTS, Artifact.INPUTS, Artifact.REFERENCE})
 
+LIBRARIES: Final = ("torch", "torchvision", "torchao")
+
 NO_NOTES: Mapping[str, int | str] = {}
 
 IEEE: Final = frozenset({"none", "ieee"})
@@ -69,10 +71,9 @@ def missing_fp16(flags: Sequence[str] | None = None) -> str | None:
     return f"NoKernel: this processor has no {named}, so PyTorch would compute fp16 without oneDNN's kernels. Use bf16."
 
 
-def versions(*more: str) -> Mapping[str, str]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> Mapping[str, str]:
     """Return the versions of PyTorch and of what works with it."""
-    named = ("torch", "torchvision", "torchao", *more)
-    return {library.name: library.version for library in environment.installed(named)}
+    return {library.name: library.version for library in environment.installed(libraries)}
 
 
 def set_up(task: CellTask) -> None:

@@ -70,7 +70,7 @@ def too_old(found: str) -> str | None:
 
 def versions() -> Mapping[str, str]:
     """Return the versions of PyTorch and Triton."""
-    return _torch.versions(*_compiled.LIBRARIES)
+    return _torch.versions(_compiled.LIBRARIES)
 
 
 def load(task: CellTask) -> Session:
@@ -90,9 +90,7 @@ def load(task: CellTask) -> Session:
 
 def package(task: CellTask, inputs: Mapping[str, Tensor]) -> tuple[Path, bool]:
     """Return the folder with the package, and whether it was built just now."""
-    was_there = is_there(task)
-    folder = artifacts.publish(task.cache, PACKAGES, package_key(task), partial(_build, task, inputs))
-    return folder, not was_there
+    return artifacts.find_or_build(task.cache, PACKAGES, package_key(task), partial(_build, task, inputs))
 
 
 def is_there(task: CellTask) -> bool:
@@ -110,8 +108,7 @@ def package_key(task: CellTask) -> str:
             "threads": task.threads,
             "device": task.device,
             "hardware": environment.describe().hardware,
-            **environment.makers(MODULES, ()),
-            "versions": dict(versions()),
+            **environment.makers(MODULES, _compiled.LIBRARIES),
         }
     )
 

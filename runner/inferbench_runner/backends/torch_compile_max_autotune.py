@@ -18,7 +18,7 @@ def missing(precision: Precision, device: Device) -> str | None:
 
 def versions() -> Mapping[str, str]:
     """Return the versions of PyTorch and Triton."""
-    return _torch.versions(*_compiled.LIBRARIES)
+    return _torch.versions(_compiled.LIBRARIES)
 
 
 def load(task: CellTask) -> Session:
