@@ -9,7 +9,7 @@ export PYTHON ?= python3
 unexport PYTHONDONTWRITEBYTECODE
 
 # Setting up is done when the stamp for these very inputs, in this very folder, is there.
-INPUTS    := $(shell { echo "$(CURDIR)"; cat locks/install.sh locks/uv.txt locks/dev.txt locks/gpu.txt pyproject.toml; } | cksum | tr ' ' '-')
+INPUTS    := $(shell { echo "$(CURDIR)"; cat locks/install.sh locks/uv.txt locks/dev.txt locks/gpu.txt locks/triton.txt pyproject.toml; } | cksum | tr ' ' '-')
 STAMP     := .venv/.installed-$(INPUTS)
 GPU_STAMP := .venv/.installed-gpu-$(INPUTS)
 BIN       := .venv/bin
@@ -27,13 +27,13 @@ setup-gpu: $(GPU_STAMP) ## The same, with what measuring on an NVIDIA GPU needs 
 	@:
 
 $(STAMP):
-	@locks/install.sh $@ locks/dev.txt
+	@locks/install.sh $@ locks/dev.txt locks/triton.txt
 
 # gpu.txt is dev.txt with the GPU's libraries added. The extra `tensorrt` is in no lock: its packages fetch their
 # libraries from their vendor's own index while they install. Where that can be reached, after `make setup-gpu`:
 # .venv/bin/python -m pip install tensorrt
 $(GPU_STAMP):
-	@locks/install.sh $@ locks/gpu.txt
+	@locks/install.sh $@ locks/gpu.txt locks/triton.txt
 
 demo: setup ## Measure ResNet-50 on this machine with three backends
 	@echo "Running: $(BIN)/inferbench run examples/demo.yaml"

@@ -32,6 +32,11 @@ them those of the kit for a GPU machine (benchmarks/gpu/pack.sh).
 All provide the same modules, so each is installed into a folder of its own.
 """
 
+TRITON = "tritonclient>=2.73,<3"
+"""For its description of a model's configuration, by which the tests read ours. It comes without what it depends on,
+most of which only talks to servers; and it asks for an ml-dtypes that is older than ours.
+"""
+
 EXTRAS = {
     "dev.txt": ("runner", "openvino", "operator", "dev"),
     "runner.txt": ("runner", "openvino", "gpu"),
@@ -63,6 +68,7 @@ def make(*, upgrade: bool) -> None:
     print("Locking uv.txt...", flush=True)
     compile_lock("uv.txt", ["-"], upgrade=upgrade, standard_input="uv\n")
     compile_lock("go.txt", ["-"], upgrade=upgrade, standard_input=f"{GO}\n")
+    compile_lock("triton.txt", ["-", "--no-deps"], upgrade=upgrade, standard_input=f"{TRITON}\n")
     for name, requirement in TENSORRT.items():
         compile_lock(name, ["-"], upgrade=upgrade, standard_input=f"{requirement}\n")
     for name, extras in EXTRAS.items():
@@ -102,8 +108,9 @@ def fingerprints() -> list[str]:
         project["optional-dependencies"],
         pyproject["build-system"]["requires"],
     ]
+    locks = ("uv.txt", "go.txt", "triton.txt", *TENSORRT, *EXTRAS)
     contents = {"pyproject.toml": json.dumps(tables, sort_keys=True).encode()}
-    contents |= {f"locks/{name}": (LOCKS / name).read_bytes() for name in ("uv.txt", "go.txt", *TENSORRT, *EXTRAS)}
+    contents |= {f"locks/{name}": (LOCKS / name).read_bytes() for name in locks}
     return [f"{hashlib.sha256(content).hexdigest()}  {name}" for name, content in contents.items()]
 
 
