@@ -25,7 +25,7 @@ from inferbench_contract.cells import Table
 from inferbench_contract.evidence import Estimate
 from inferbench_contract.plan import Plan
 from inferbench_contract.result import CellResult
-from inferbench_contract.words import Backend, Cell, Doubt, Outcome, Strategy
+from inferbench_contract.words import Backend, Cell, Doubt, Outcome, Precision, Strategy
 from inferbench_runner import answers, circumstances, environment, lifeline, prepare
 from inferbench_runner import artifacts as cache
 from inferbench_runner.sweep import child_environment
@@ -52,14 +52,20 @@ def torchvision(name: str) -> Mapping[str, Any]:
 
 
 def planned(
-    model: Mapping[str, Any], backends: Sequence[Backend], measurement: Mapping[str, int], threads: int
+    model: Mapping[str, Any],
+    backends: Iterable[Backend],
+    measurement: Mapping[str, int],
+    threads: int,
+    precisions: Iterable[Precision] = (Precision.FP32,),
+    batch_size: int = 1,
 ) -> Plan:
-    """Plan batch 1 at fp32 on the CPU. `measurement`: rounds, maxSecondsPerCell, warmupMaxSeconds."""
+    """Plan cells on the CPU. `measurement`: rounds, maxSecondsPerCell, warmupMaxSeconds."""
     spec = {
         "model": dict(model),
         "device": "cpu",
         "backends": [str(backend) for backend in backends],
-        "batchSizes": [1],
+        "precisions": [str(precision) for precision in precisions],
+        "batchSizes": [batch_size],
         "cpu": {"threads": threads},
         "measurement": dict(measurement),
     }
@@ -76,16 +82,20 @@ class Bench:
     python: str = sys.executable
 
     def measure(self, backend: Backend, round_: int) -> CellResult:
-        """Run one sweep through the real supervisor and cell process; ends the benchmark if it is not `Measured`."""
-        strategy = Strategy.parse(f"{backend}/fp32")
+        """Run one sweep at fp32; ends the benchmark if it is not `Measured`."""
+        strategy = Strategy(backend, Precision.FP32)
+        cell = self.cell(strategy, round_)
+        if cell.outcome is not Outcome.MEASURED:
+            raise SystemExit(f"{strategy} came out as {cell.outcome}: {cell.reason}")
+        return cell
+
+    def cell(self, strategy: Strategy, round_: int) -> CellResult:
+        """Run one sweep through the real supervisor and cell process, whatever comes out."""
         sweep = next(s for s in self.plan.sweeps if (s.strategy, s.round) == (strategy, round_))
         file = self.folder / "results" / f"{sweep.index}.json"
         if not file.exists() or not result.decode(file.read_bytes(), self.plan, sweep).result.is_complete(sweep):
             self._run(sweep.index)
-        cell = result.decode(file.read_bytes(), self.plan, sweep).result.cells[0]
-        if cell.outcome is not Outcome.MEASURED:
-            raise SystemExit(f"{strategy} came out as {cell.outcome}: {cell.reason}")
-        return cell
+        return result.decode(file.read_bytes(), self.plan, sweep).result.cells[0]
 
     def _run(self, index: int) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
