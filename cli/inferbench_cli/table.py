@@ -230,20 +230,26 @@ def _show_expectations(console: Console, summary: Summary) -> None:
 
 
 def _show_failures(console: Console, summary: Summary) -> None:
-    """List what has no number, the bad news first, equal reasons once."""
-    told: dict[str, list[str]] = {}
+    """List what has no number, or one that is not as it should be, the bad news first."""
     rows = [row for row in summary.table.rows.values() if row.outcome not in (Outcome.MEASURED, None)]
     rows.sort(key=lambda row: row.outcome not in {*FAILED_OUTCOMES, Outcome.INACCURATE})
+    _show_reasons(console, "Not in the ranking", [row for row in rows if not row.may_rank])
+    _show_reasons(console, "Ranked, though inaccurate (onViolation: Report)", [row for row in rows if row.may_rank])
+    if counted := sentences.violations(summary):
+        _say(console, f"  {counted}")
+
+
+def _show_reasons(console: Console, title: str, rows: Sequence[Row]) -> None:
+    """List equal reasons once."""
+    told: dict[str, list[str]] = {}
     for row in rows:
         told.setdefault(f"{row.outcome}: {row.reason}", []).append(str(row.cell))
     if told:
-        _say(console, "\nNot in the ranking", "bold")
+        _say(console, f"\n{title}", "bold")
     for reason, cells in list(told.items())[:MAX_REASONS]:
         _say(console, f"  {', '.join(cells[:4])}{' and more' if len(cells) > 4 else ''}: {reason}")
     if len(told) > MAX_REASONS:
         _say(console, f"  and {len(told) - MAX_REASONS} more reasons, in cells.csv")
-    if counted := sentences.violations(summary):
-        _say(console, f"  {counted}")
 
 
 def _show_doubts(console: Console, summary: Summary, rows: Sequence[Row]) -> None:

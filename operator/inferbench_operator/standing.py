@@ -159,9 +159,9 @@ def ending(
 def _judged(found: Summary, spec: BenchmarkSpec) -> Ending:
     failed, allowed = summary.failed_cells(found, spec), spec.max_failed_cells
     if failed > allowed:
-        first = found.document()["firstFailures"]
-        example = f" The first: {first[0]['cell']}: {first[0]['reason']}" if first else ""
-        return Ending(False, "TooManyFailedCells", f"{failed} cells failed, at most {allowed} may.{example}")
+        told = [f"{failed} cells failed, at most {allowed} may.", sentences.violations(found)]
+        told += [f"The first: {first['cell']}: {first['reason']}" for first in found.document()["firstFailures"][:1]]
+        return Ending(False, "TooManyFailedCells", " ".join(filter(None, told)))
     if not found.best:
         return Ending(True, "NothingSupported", "No cell could be measured; the summary says why for each strategy.")
     reason = "WithinFailureBudget" if failed else "AllCellsMeasured"

@@ -365,3 +365,17 @@ def test_equal_reasons_are_told_once_the_bad_news_first_and_not_too_many():
         *(f"  fake/fp32@{7 + 2 * n}, fake/fp32@{8 + 2 * n}: Failed: RuntimeError: {words[n]}" for n in range(5)),
         "  and 3 more reasons, in cells.csv",
     ]
+
+
+def test_what_is_ranked_though_inaccurate_is_told_apart_from_what_is_not_ranked():
+    benchmark = scripted_benchmark(precisions=["fp32", "fp16", "bf16"], accuracy={"onViolation": "Report"})
+
+    def latency_of(strategy, size, __):
+        if strategy.precision == "fp16":
+            return ended(Outcome.INACCURATE, size, "L2: 9 %.", latency_median_ns=1)
+        return ended(Outcome.CRASHED, size, "Signal: so.") if strategy.precision == "bf16" else measured(size, 10)
+
+    text = printed(benchmark, latency_of)
+
+    assert "\n\nNot in the ranking\n  fake/bf16@1: Crashed: Signal: so.\n" in text
+    assert "\n\nRanked, though inaccurate (onViolation: Report)\n  fake/fp16@1: Inaccurate: L2: 9 %.\n" in text

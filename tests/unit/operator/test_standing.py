@@ -7,9 +7,13 @@ from datetime import timedelta
 
 import pytest
 
+from inferbench_contract.summary import summarize
+from inferbench_contract.words import Outcome
 from inferbench_operator import standing
+from inferbench_operator.collect import Collected
 from inferbench_operator.observed import JobEnd, Refusal, Trouble, written
 from inferbench_operator.reconcile import Written, decide
+from tests import results
 from tests.clusters import NOW, SETTINGS, World, a_job, a_pod, attempts, condition, ended, seen, wanted
 
 UNSCHEDULABLE = Trouble("Unschedulable", "0/3 nodes are available.")
@@ -171,3 +175,23 @@ def test_days_in_a_queue_do_not_count_as_days_of_waiting():
     assert not ends(conditions(**told, QuotaReserved=("False", "Waiting", 2 * DAY)))
     assert not ends(conditions(**told, QuotaReserved=("True", "Admitted", timedelta(minutes=1))))
     assert ends(conditions(**told, QuotaReserved=("True", "Admitted", DAY)))
+
+
+# ---- the end -------------------------------------------------------------------------------------
+
+
+def test_inaccurate_cells_that_count_as_failed_are_told_apart_from_those_that_did_fail():
+    asked = wanted(batch_sizes=[1, 2], accuracy={"onViolation": "Fail"})
+    plan = World(asked).plan
+    outcomes = {1: Outcome.CRASHED, 2: Outcome.INACCURATE}
+    told = results.results_for(plan, lambda _, size, __: results.ended(outcomes[size], size, "So: it was."))
+    found = summarize(asked, plan, told)
+
+    end = standing.ending(observed(asked), Collected({}, {}, None, None), found, None, DAY, NOW)
+
+    assert (end.has_succeeded, end.reason) == (False, "TooManyFailedCells")
+    assert end.message.startswith(
+        "2 cells failed, at most 0 may. "
+        "1 cell is Inaccurate and onViolation is Fail: it counts as failed beside 1 other; maxFailedCells is 0. "
+        "The first: fake/fp32@1: So: it was."
+    )
