@@ -73,7 +73,7 @@ def openvino(_how: str, model: str, precision: str, images: torch.Tensor, thread
     """Compile what OpenVINO reads of PyTorch, told its precision."""
     import openvino as ov
 
-    converted = ov.convert_model(eager(model, "fp32", images), example_input=images)
+    converted = ov.convert_model(torch.export.export(eager(model, "fp32", images), (images,)))
     hints = {"INFERENCE_PRECISION_HINT": {"fp32": "f32"}.get(precision, precision), "PERFORMANCE_HINT": "LATENCY"}
     compiled = ov.Core().compile_model(converted, "CPU", {**hints, "INFERENCE_NUM_THREADS": threads})
     given = images.numpy()
