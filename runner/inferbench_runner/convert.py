@@ -45,6 +45,7 @@ MODULES: Final = tuple(
         "halves",
         "inputs",
         "models",
+        "onnx_models",
         "photographs",
         "pools",
         "quantise",

@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from inferbench_runner import graphs, residuals
+from inferbench_runner import graphs, onnx_models, residuals
 from inferbench_runner.backends import Unsupported
 
 if TYPE_CHECKING:
@@ -234,12 +234,13 @@ def for_cpu(model: Any, ranges: Ranges) -> Any:
     from onnxruntime.quantization import QuantFormat, QuantType, calibrate, quantize_static
 
     _weighted_nodes(model)
+    apart = _with_biases_apart(model)
     known = {name: calibrate.TensorData(lowest=_of(low), highest=_of(high)) for name, (low, high) in ranges.items()}
     with tempfile.TemporaryDirectory(prefix="inferbench-") as folder:
         cache, target = Path(folder, "ranges.json"), Path(folder, "model.onnx")
         calibrate.save_tensors_data(calibrate.TensorsData(calibrate.CalibrationMethod.MinMax, known), cache)
         quantize_static(
-            _marked(model),
+            _marked(apart),
             target,
             calibration_cache_path=cache,
             quant_format=QuantFormat.QDQ,
@@ -249,7 +250,38 @@ def for_cpu(model: Any, ranges: Ranges) -> Any:
             weight_type=QuantType.QInt8,
             extra_options={"OpTypesToExcludeOutputQuantization": list(PRODUCTS)},
         )
-        return _read(target)
+        return _noted(_read(target))
+
+
+def _with_biases_apart(model: Any) -> Any:
+    """Return a copy in which ONNX Runtime leaves products of three dimensions and more apart from their biases.
+
+    Where sizes are fixed it writes a product and the sum with a bias of one dimension as a Gemm, before it looks for
+    8 bits, and computes a Gemm whose bias is a float in floats. With a bias of as many dimensions it does not.
+    """
+    copy = type(model)()
+    copy.CopyFrom(model)
+    shapes, taken = graphs.inferred_shapes(copy), graphs.names(copy.graph)
+    products = {node.output[0] for node in copy.graph.node if node.op_type == "MatMul"}
+    weights = {tensor.name: tensor for tensor in copy.graph.initializer}
+    for node in copy.graph.node:
+        if node.op_type == "Add" and (of := products.intersection(node.input)):
+            rank = len(shapes.get(of.pop(), ()))
+            for place, name in enumerate(node.input):
+                if name in weights and len(weights[name].dims) == 1 < rank - 1:
+                    array = numpy_helper.to_array(weights[name]).reshape((1,) * (rank - 1) + (-1,))
+                    node.input[place] = graphs.free_name(f"{name}/apart", taken)
+                    copy.graph.initializer.append(numpy_helper.from_array(array, node.input[place]))
+    return copy
+
+
+def _noted(model: Any) -> Any:
+    """Let an 8-bit graph tell how many of its layers read something that is not in 8 bits."""
+    eight_bits = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    heavy = [node for node in model.graph.node if node.op_type in onnx_models.HEAVY]
+    floats = sum(not eight_bits.issuperset(node.input[:2]) for node in heavy)
+    helper.set_model_props(model, {onnx_models.LAYERS_IN_FLOATS: str(floats)})
+    return model
 
 
 def dynamic(model: Any) -> Any:
@@ -269,7 +301,7 @@ def dynamic(model: Any) -> Any:
         half_done, target = Path(folder, "half-done.onnx"), Path(folder, "model.onnx")
         steps[0](_marked(model), half_done)
         steps[1](half_done, target)
-        return _read(target)
+        return _noted(_read(target))
 
 
 def _numbers(model: Any, operators: Sequence[str]) -> int:

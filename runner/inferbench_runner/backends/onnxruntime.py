@@ -9,8 +9,10 @@ Graphs in halves have halves outside too (`halves` says why): bf16 is bound by i
 from __future__ import annotations
 
 import importlib.util
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
@@ -58,6 +60,11 @@ DTYPES: Final = {
     "tensor(bool)": "bool",
 }
 """ONNX Runtime's types for inputs and outputs, by the names that NumPy and ml_dtypes have for them."""
+
+EIGHT_BITS: Final = frozenset({Precision.INT8_DYNAMIC, Precision.INT8_STATIC})
+
+FLOATS: Final = onnx_models.HEAVY | {"FusedConv", "FusedGemm", "FusedMatMul"}
+"""What computes layers in floats, by ONNX Runtime's names for what it has fused."""
 
 BFLOAT16_NUMBER: Final = 16
 """TensorProto.BFLOAT16. ONNX Runtime takes NumPy's types by themselves, and those that NumPy has not by number."""
@@ -120,7 +127,10 @@ def load(task: CellTask) -> Session:
     if task.device is Device.GPU:
         return load_on_gpu(task, onnxruntime)
     session = make_session(onnxruntime, task, settings(task))
-    return CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
+    bound = CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
+    if task.precision in EIGHT_BITS:
+        require_integers(session, task.precision)
+    return bound
 
 
 def load_on_gpu(task: CellTask, library: Any, open_device: Callable[[], cuda.Device] = cuda.open_device) -> CudaSession:
@@ -324,6 +334,30 @@ def require_placement(session: Any, provider: str) -> None:
         raise FellBack(f"Provider: {provider} was asked for, and ONNX Runtime put {strange}")
 
 
+def require_integers(session: Any, precision: Precision) -> None:
+    """Raise FellBack where more layers than are meant to be were computed in floats, in the run before this.
+
+    The session's profile tells what ran. Profiling is over then, and later runs pay nothing for it.
+    """
+    profile = Path(session.end_profiling())
+    noted = session.get_modelmeta().custom_metadata_map.get(onnx_models.LAYERS_IN_FLOATS)
+    nodes = [event["args"] for event in json.loads(profile.read_bytes()) if event["cat"] == "Node"]
+    floats = sum(_is_float_layer(node) for node in nodes)
+    if noted is not None and floats > int(noted):
+        raise FellBack(
+            f"Precision: {precision} was asked for, and ONNX Runtime computed {floats} layers in floats, where {noted} "
+            "are meant to be. It finds 8 bits from graphOptimizationLevel extended on."
+        )
+
+
+def _is_float_layer(node: Mapping[str, Any]) -> bool:
+    """Tell of a node that ran; a batch norm may have become a convolution with a number for each channel."""
+    if node.get("op_name") not in FLOATS:
+        return False
+    [weights] = node["input_type_shape"][1].values()
+    return list(weights[1:]) != [1, 1, 1]
+
+
 def _session(library: Any, task: CellTask, told: Mapping[str, Any], entries: Mapping[str, str]) -> Any:
     if task.artifacts.onnx is None:
         raise ValueError("The task names no graph: prepare it first.")
@@ -336,6 +370,9 @@ def _session(library: Any, task: CellTask, told: Mapping[str, Any], entries: Map
     options.add_free_dimension_override_by_name(onnx_models.BATCH, task.batch_size)
     for key, value in entries.items():
         options.add_session_config_entry(key, value)
+    if task.precision in EIGHT_BITS:
+        options.enable_profiling = True  # of the first run: require_integers ends it
+        options.profile_file_prefix = str(task.result.with_name("first-run"))
     provider = (told["provider"], told["providerOptions"])
     return library.InferenceSession(str(task.artifacts.onnx), options, providers=[provider])
 
