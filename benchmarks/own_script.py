@@ -92,7 +92,7 @@ def medians(contest: Contest, strategy: Strategy) -> tuple[Mapping[int, float], 
 def rows(contest: Contest) -> list[list[str]]:
     """Return a row for each strategy that the model has."""
     found = []
-    for strategy in STRATEGIES:
+    for strategy in contest.given.strategy or STRATEGIES:
         if Cell(strategy, contest.given.batch_size) not in contest.plan.measurable_cells:
             continue
         ours, theirs = medians(contest, strategy)
@@ -109,6 +109,7 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", action="append", help=f"of torchvision (default: {', '.join(MODELS)})")
+    parser.add_argument("--strategy", action="append", type=Strategy.parse, help="one of the ten (default: all)")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--rounds", type=int, default=2, help="an even number (default: 2)")
     parser.add_argument("--seconds", type=int, default=3, help="each one's time to measure in a round (default: 3)")
