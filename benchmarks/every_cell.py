@@ -7,7 +7,8 @@ backend has it. Ratios are inferbench's own, paired by round, over PyTorch eager
 reason below the table. Strategies that miss their limit of accuracy are shown with what they cost.
 
 Nothing must be reached: this is the table that docs/backends.md says "yes" in. The same command goes on after an
-interruption; --fresh begins anew. Takes a quarter of an hour for ResNet-50, three for ViT-B/16, most of it compiling.
+interruption; --fresh begins anew. Takes a quarter of an hour for ResNet-50 and half an hour for ViT-B/16, most of it
+compiling.
 """
 
 from __future__ import annotations

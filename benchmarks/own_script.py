@@ -10,7 +10,7 @@ and users do not, or a model that it builds otherwise, shows. (`truth.py` asks t
 Every second round runs in reversed order; ratios are paired by round. Nothing must be reached, but a ratio far from 1
 has to be explained: as that which came of weights without gradients (docs/backends.md, torch-eager).
 
-Takes 5 to 10 minutes for each model with 2 rounds. To try it: --model mobilenet_v3_small --seconds 1.
+Takes 10 to 20 minutes for each model with 2 rounds. To try it: --model mobilenet_v3_small --seconds 1.
 """
 
 from __future__ import annotations

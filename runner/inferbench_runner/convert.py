@@ -51,6 +51,7 @@ MODULES: Final = tuple(
         "quantise",
         "residuals",
         "targets",
+        "work",
     )
 )
 """What decides the content of a converted graph: the installed versions of libraries, and our own code as it is."""

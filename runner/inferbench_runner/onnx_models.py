@@ -24,9 +24,6 @@ BATCH: Final = "batch"
 LAYERS_IN_FLOATS: Final = "inferbench.layersInFloats"
 """What an 8-bit graph for a CPU says of itself, in its metadata: how many layers are meant to be computed in floats."""
 
-HEAVY: Final = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
-"""Operators that do nearly all of a model's arithmetic, in floats."""
-
 MAX_PROTOBUF_BYTES: Final = 2_000_000_000
 """A protobuf message holds 2 GiB; a larger graph keeps its tensors in a file beside it."""
 

@@ -22,7 +22,7 @@ import ml_dtypes
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
-from inferbench_runner import graphs, onnx_models, residuals
+from inferbench_runner import graphs, onnx_models, residuals, work
 from inferbench_runner.backends import Unsupported
 
 if TYPE_CHECKING:
@@ -288,7 +288,7 @@ def _of_kind(model: Any, operator: str) -> Sequence[Any]:
 def _noted(model: Any) -> Any:
     """Let an 8-bit graph tell how many of its layers read something that is not in 8 bits."""
     eight_bits = {node.output[0] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    heavy = [node for node in model.graph.node if node.op_type in onnx_models.HEAVY]
+    heavy = [node for node in model.graph.node if node.op_type in work.COUNTED]
     floats = sum(not eight_bits.issuperset(node.input[:2]) for node in heavy)
     helper.set_model_props(model, {onnx_models.LAYERS_IN_FLOATS: str(floats)})
     return model

@@ -19,6 +19,8 @@ FILE: Final = "work.json"
 
 CONVOLUTIONS: Final = frozenset({"Conv", "ConvTranspose"})
 PRODUCTS: Final = frozenset({"Gemm", "MatMul"})
+COUNTED: Final = CONVOLUTIONS | PRODUCTS
+"""ONNX's operators that do nearly all of a model's arithmetic, in floats."""
 
 SHAPE_TYPES: Final = frozenset({6, 7, 9})
 """TensorProto.INT32, INT64 and BOOL: shapes, axes and masks, not weights."""

@@ -18,7 +18,6 @@ from inferbench_runner import (
     accuracy,
     answers,
     artifacts,
-    calibration,
     convert,
     graphs,
     models,
@@ -177,10 +176,7 @@ def test_dynamic_products_have_signed_weights_and_convolutions_unsigned_ones(zoo
 
 def test_sums_in_eight_bits_cost_accuracy(zoo, monkeypatch):
     """ONNX Runtime's own list of operators has them; ours does not."""
-    files = zoo.prepared("vit")
-    fused = quantise.fused(onnx.load(files.onnx))
-    examples = calibration.examples(files.inputs)
-    ranges = calibration.ranges(fused, quantise.cpu_tensors(fused), examples, Calibration.MINMAX)
+    fused, ranges = zoo.calibrated("vit")
 
     assert "Add" not in quantise.CPU_OPERATORS
     ours = quantise.for_cpu(fused, ranges)

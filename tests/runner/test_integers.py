@@ -6,12 +6,10 @@ import json
 from contextlib import nullcontext
 from types import SimpleNamespace
 
-import onnx
 import pytest
 
-from inferbench_contract.spec import Calibration
 from inferbench_contract.words import Backend, Device, Precision
-from inferbench_runner import calibration, onnx_models, quantise
+from inferbench_runner import onnx_models, quantise
 from inferbench_runner.backends import FellBack, onnxruntime
 from inferbench_runner.targets import Target
 from tests.runner import graph_tasks
@@ -49,12 +47,8 @@ def test_every_layer_that_is_quantised_is_computed_in_integers(a_task, name, pre
 
 def test_a_product_with_its_bias_would_be_computed_in_floats_and_is_found_out(a_task, zoo, tmp_path, monkeypatch):
     """Where the batch size is fixed, as in every cell; where it is free this ONNX Runtime takes 8 bits."""
-    files = zoo.prepared("vit")
-    fused = quantise.fused(onnx.load(files.onnx))
-    examples = calibration.examples(files.inputs)
-    ranges = calibration.ranges(fused, quantise.cpu_tensors(fused), examples, Calibration.MINMAX)
     monkeypatch.setattr(quantise, "_set_biases_apart", lambda _: None)
-    onnx_models.save(quantise.for_cpu(fused, ranges), tmp_path)
+    onnx_models.save(quantise.for_cpu(*zoo.calibrated("vit")), tmp_path)
 
     with pytest.raises(FellBack, match=r"ONNX Runtime computed \d+ layers in floats, where 0 are meant to be"):
         onnxruntime.load(a_task("vit", graph=tmp_path / onnx_models.FILE))
@@ -76,7 +70,7 @@ def test_a_batch_norm_that_became_a_convolution_is_no_layer(tmp_path, weights, i
     session = SimpleNamespace(end_profiling=lambda: str(profile), get_modelmeta=lambda: told)
 
     with pytest.raises(FellBack, match="1 layers in floats") if is_layer else nullcontext():
-        onnxruntime.require_integers(session, Precision.INT8_STATIC)
+        onnxruntime.require_integers(session, Precision.INT8_STATIC, "ORT_ENABLE_ALL")
 
 
 def test_the_profile_ends_with_the_first_run(a_task, tmp_path):

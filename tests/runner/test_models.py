@@ -96,6 +96,7 @@ class TestBuilding:
 
         assert torch.equal(torch.random.get_rng_state(), before)
         assert not module.training
+        assert all(parameter.requires_grad for parameter in module.parameters())
 
     @pytest.mark.parametrize(("function", "requires"), [("make", True), ("make_frozen", False)])
     def test_weights_require_gradients_where_their_maker_has_it_so(self, function, requires, tmp_path):

@@ -15,11 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import onnxruntime
 
-from inferbench_contract.spec import ModelSpec
+from inferbench_contract.spec import Calibration, ModelSpec
 from inferbench_contract.words import Precision
-from inferbench_runner import accuracy, artifacts, convert, prepare
+from inferbench_runner import accuracy, artifacts, calibration, convert, prepare, quantise
 from inferbench_runner.accuracy import Accuracy
 from inferbench_runner.backends import Arrays, Artifact
 from inferbench_runner.targets import Target
@@ -111,6 +112,13 @@ class Zoo:
         made = convert.make(request).onnx
         assert made is not None
         return made
+
+    def calibrated(self, name: str) -> tuple[Any, quantise.Ranges]:
+        """Return the fused fp32 graph of a model, and the ranges of its tensors, as they are before it is quantised."""
+        files = self.prepared(name)
+        fused = quantise.fused(onnx.load(files.onnx))
+        examples = calibration.examples(files.inputs)
+        return fused, calibration.ranges(fused, quantise.cpu_tensors(fused), examples, Calibration.MINMAX)
 
     def judged(self, name: str, graph: Any, *, optimised: bool = False) -> Accuracy:
         """Run a graph on the CPU and compare it with the reference; files for TensorRT without optimisations."""

@@ -20,7 +20,7 @@ import numpy as np
 from inferbench_contract.errors import how_to_install
 from inferbench_contract.spec import Contract
 from inferbench_contract.words import Device, Precision
-from inferbench_runner import cuda, environment, gate, onnx_models
+from inferbench_runner import cuda, environment, gate, onnx_models, work
 from inferbench_runner.backends import Arrays, Artifact, FellBack, Session, Unsupported, _capability, fixed_batch
 from inferbench_runner.backends._host import BFLOAT16, HostSession, as_answer, type_named
 from inferbench_runner.clocks import HOST_CLOCK, Clock
@@ -63,7 +63,10 @@ DTYPES: Final = {
 
 EIGHT_BITS: Final = frozenset({Precision.INT8_DYNAMIC, Precision.INT8_STATIC})
 
-FLOATS: Final = onnx_models.HEAVY | {"FusedConv", "FusedGemm", "FusedMatMul"}
+TOO_LOW: Final = frozenset({LEVELS["disable"], LEVELS["basic"]})
+"""Levels at which ONNX Runtime looks for no 8 bits in a graph of quantisers."""
+
+FLOATS: Final = work.COUNTED | {"FusedConv", "FusedGemm", "FusedMatMul"}
 """What computes layers in floats, by ONNX Runtime's names for what it has fused."""
 
 BFLOAT16_NUMBER: Final = 16
@@ -126,10 +129,11 @@ def load(task: CellTask) -> Session:
 
     if task.device is Device.GPU:
         return load_on_gpu(task, onnxruntime)
-    session = make_session(onnxruntime, task, settings(task))
+    told = settings(task)
+    session = make_session(onnxruntime, task, told)
     bound = CpuSession(session, _checked(session, gate.first_batch(task), task.batch_size))
     if task.precision in EIGHT_BITS:
-        require_integers(session, task.precision)
+        require_integers(session, task.precision, told["graphOptimizationLevel"])
     return bound
 
 
@@ -334,7 +338,7 @@ def require_placement(session: Any, provider: str) -> None:
         raise FellBack(f"Provider: {provider} was asked for, and ONNX Runtime put {strange}")
 
 
-def require_integers(session: Any, precision: Precision) -> None:
+def require_integers(session: Any, precision: Precision, level: str) -> None:
     """Raise FellBack where more layers than are meant to be were computed in floats, in the run before this.
 
     The session's profile tells what ran. Profiling is over then, and later runs pay nothing for it.
@@ -344,9 +348,12 @@ def require_integers(session: Any, precision: Precision) -> None:
     nodes = [event["args"] for event in json.loads(profile.read_bytes()) if event["cat"] == "Node"]
     floats = sum(_is_float_layer(node) for node in nodes)
     if noted is not None and floats > int(noted):
+        way_out = (
+            "It finds 8 bits from graphOptimizationLevel extended on." if level in TOO_LOW else "Use another backend."
+        )
         raise FellBack(
             f"Precision: {precision} was asked for, and ONNX Runtime computed {floats} layers in floats, where {noted} "
-            "are meant to be. It finds 8 bits from graphOptimizationLevel extended on."
+            f"are meant to be. {way_out}"
         )
 
 
